@@ -1,0 +1,196 @@
+"""The command line: arguments to the pipeline, errors to exit codes. The only place that prints."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from converter import __version__
+from converter.errors import ConverterError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="converter",
+    help="Cut a pretrained model at a layer named as its author named it, prove numerically that the "
+    "piece computes what the original computes there, and hand it on as ONNX or as a native model.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SourceArgument = Annotated[
+    str, typer.Argument(help="keras:NAME (or a bare NAME), FILE.keras, FILE.h5", show_default=False)
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="pretrained; auto (pretrained, else random, marked UNTRAINED); random; or a weights file. "
+        "A model file's own weights count as pretrained."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of random weights and of random samples.", min=0)]
+TrustOption = Annotated[
+    bool, typer.Option("--trust", help="Let the file run its author's code (Lambda, custom classes).")
+]
+CustomOption = Annotated[
+    Path | None,
+    typer.Option(help="Python file with the model file's custom classes; needs --trust.", show_default=False),
+]
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"converter {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def convert(
+    source: SourceArgument,
+    to: Annotated[
+        list[str] | None, typer.Option(help="Keep the trunk up to this layer (repeatable, globs).")
+    ] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Keep the head after this layer; with --to, the segment between."),
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Write both trunk and head of a cut at this layer.")
+    ] = None,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="With --from: accept whatever else crosses as inputs.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
+    ] = None,
+    targets: Annotated[str, typer.Option(help="Artifacts to write, by commas: onnx, keras.")] = "onnx",
+    weights: WeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
+    opset: Annotated[int, typer.Option(help="ONNX opset of the files.")] = 18,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Validate on these inputs: .npz with an array an input.", show_default=False),
+    ] = None,
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", help="Write without proof, marked UNVALIDATED.")
+    ] = False,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
+) -> None:
+    """Cut a model at named layers, prove the piece, write it.
+
+    Without a cut the whole model is converted.
+
+    Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
+    """
+    from converter.pipeline import FailedValidation, Request, deliver, cut_out
+    from converter.report import Terminal, Timings
+    from converter.sources import resolve
+
+    terminal = Terminal(Console(stderr=as_json, quiet=as_json))
+    timings = Timings()
+    try:
+        request = Request(
+            to=tuple(to or ()),
+            from_=tuple(from_ or ()),
+            split=tuple(split or ()),
+            frontier=frontier,
+            targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+            opset=opset,
+            device=device,
+            samples=samples,
+            seed=seed,
+            validate=not no_validate,
+            trust=trust,
+        )
+        with timings.stage("open"):
+            terminal.stage("open", source)
+            model = resolve(
+                source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects
+            )
+            terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
+        folder = output or Path("build") / _folder_name(model.info.name, request)
+        pieces, edge = cut_out(model, request, terminal.stage, timings)
+        document = deliver(model, pieces, edge, request, folder, terminal.stage, timings)
+        terminal.report(document, str(folder))
+    except FailedValidation as error:
+        terminal.comparisons(error.document)
+        if as_json:
+            print(error.document.as_json(), end="")
+        _fail(error)
+    except ConverterError as error:
+        _fail(error)
+    if as_json:
+        print(document.as_json(), end="")
+
+
+@app.command()
+def layers(
+    source: SourceArgument,
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """List every layer: kind, output, parameters, and where a cut is legal.
+
+    A trunk can end at any layer. A head that needs nothing but one layer's output can start where the
+    last column says yes; elsewhere more tensors cross, which --frontier or --split take along.
+    """
+    from converter.pipeline import whole
+    from converter.report import layer_table, layers_as_json
+    from converter.sources import resolve
+    from converter.surgery import legal_cuts
+
+    try:
+        model = resolve(
+            source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects
+        )
+        legal = legal_cuts(whole(model), model.outputs)
+        if as_json:
+            print(json.dumps(layers_as_json(model.layers, legal), indent=2, ensure_ascii=False))
+        else:
+            layer_table(Console(), model.layers, legal)
+    except ConverterError as error:
+        _fail(error)
+
+
+def _folder_name(name: str, request: object) -> str:
+    parts = [getattr(request, key) for key in ("from_", "to", "split")]
+    cut = "-".join(part for names in parts for part in names)
+    text = f"{name}-{cut}" if cut else name
+    return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)
+
+
+def _fail(error: ConverterError) -> NoReturn:
+    console = Console(stderr=True)
+    console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(error.exit_code)
+
+
+def main() -> None:
+    """Entry point of the console script; Ctrl-C ends with 130 and without a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,84 @@
+"""The order of the passes, in one place."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+import onnxscript.optimizer
+import onnxscript.rewriter
+from onnx_ir.passes import common
+from onnxscript.version_converter import convert_version
+
+from converter.errors import TargetError
+from converter.finish.affine import fold_affine
+from converter.finish.cleanup import (
+    canonical_names,
+    remove_identities,
+    remove_unused,
+    weights_keep_their_names,
+)
+from converter.finish.layout import cancel_transposes
+from converter.model import Piece
+
+__all__ = ["OPSETS", "finish"]
+
+OPSETS = range(15, 24)
+_NO_LIMIT = 1 << 62
+
+
+def finish(piece: Piece, opset: int) -> None:
+    """Optimise a piece's graph in place for inference.
+
+    Requires: a valid graph; layer boundaries may still be tensors of their own.
+    Ensures: the same inputs and outputs by name, shape and dtype; values equal up to rounding; names and
+    bytes that depend on the graph alone; the asked-for opset and the lowest IR version that it allows.
+
+    Raises:
+        TargetError: the graph cannot be expressed in this opset.
+    """
+    model = piece.graph
+    remove_identities(model)
+    weights = weights_keep_their_names(model)
+    onnxscript.optimizer.fold_constants(
+        model,
+        onnx_shape_inference=True,
+        input_size_limit=_NO_LIMIT,
+        output_size_limit=_NO_LIMIT,
+    )
+    remove_unused(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    onnxscript.rewriter.rewrite(model)
+    cancel_transposes(model)
+    fold_affine(model)
+    onnxscript.rewriter.rewrite(model)
+    _convert(model, opset)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    common.DeduplicateInitializersPass()(model)
+    common.CommonSubexpressionEliminationPass()(model)
+    remove_identities(model)
+    remove_unused(model)
+    common.TopologicalSortPass()(model)
+    ends = {spec.name for spec in (*piece.inputs, *piece.outputs)}
+    canonical_names(model, ends | weights)
+    _forget_shapes(model)
+
+
+def _convert(model: ir.Model, opset: int) -> None:
+    if model.opset_imports.get("") != opset:
+        try:
+            convert_version(model, opset)
+        except Exception as error:
+            raise TargetError(f"the graph cannot be expressed in opset {opset}: {error}") from error
+        if model.opset_imports.get("") != opset:
+            raise TargetError(f"the graph cannot be expressed in opset {opset}")
+    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+
+
+def _forget_shapes(model: ir.Model) -> None:
+    """Drop the shapes of inner values: runtimes infer them, and stale ones would be errors."""
+    for graph in model.graphs():
+        for node in graph:
+            for output in node.outputs:
+                if not output.is_graph_output():
+                    output.shape = None
+                    output.type = None

@@ -1,0 +1,186 @@
+"""The objects of the Python interface: a loaded model, and a cut of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from converter import pipeline
+from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
+from converter.report import Document, Timings
+from converter.sources import resolve
+from converter.validation import Certificate
+
+__all__ = ["Cut", "Model", "load"]
+
+Names = str | Sequence[str]
+
+
+def load(
+    source: str | Path | Any,
+    *,
+    weights: str = "pretrained",
+    seed: int = 0,
+    trust: bool = False,
+    custom_objects: str | Path | None = None,
+) -> Model:
+    """Open a model to look at and to cut.
+
+    Args:
+        source: `keras:NAME`, a bare name, a `.keras` or `.h5` file, or a live `keras.Model`.
+        weights: `pretrained`, `auto` (pretrained, else random), `random`, or a weights file.
+        seed: seed of random weights and of the samples that pieces are validated on.
+        trust: let the file run its author's code.
+        custom_objects: a Python file with the custom classes of a model file; needs `trust`.
+
+    Raises:
+        SourceError: no such model, or it cannot be read or trusted.
+    """
+    custom = None if custom_objects is None else Path(custom_objects)
+    opened = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom)
+    return Model(opened, seed=seed, trust=trust)
+
+
+class Model:
+    """A source model."""
+
+    def __init__(self, source: Source, *, seed: int = 0, trust: bool = False) -> None:
+        self._source = source
+        self._seed = seed
+        self._trust = trust
+
+    @property
+    def info(self) -> SourceInfo:
+        """Where the model comes from, and what its weights are."""
+        return self._source.info
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        return self._source.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """The model's outputs."""
+        return tuple(boundary.spec for boundary in self._source.outputs)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer call, in the order of execution."""
+        return self._source.layers
+
+    def cut(
+        self,
+        *,
+        to: Names = (),
+        from_: Names = (),
+        split: Names = (),
+        frontier: bool = False,
+        opset: int = pipeline.DEFAULT_OPSET,
+    ) -> Cut:
+        """Cut the model; without any layer, the whole of it.
+
+        Args:
+            to: layers that end the piece: a trunk.
+            from_: layers after which the piece starts: a head, or with `to` a segment.
+            split: layers to part the model at, into a trunk and a head that fit together.
+            frontier: with `from_`, accept what else crosses as further inputs.
+            opset: ONNX opset of the pieces.
+
+        Raises:
+            CutError: no such layer, or the cut is not legal.
+        """
+        request = pipeline.Request(
+            to=_names(to),
+            from_=_names(from_),
+            split=_names(split),
+            frontier=frontier,
+            opset=opset,
+            seed=self._seed,
+            trust=self._trust,
+        )
+        return Cut(self._source, request)
+
+    def __repr__(self) -> str:
+        ends = [", ".join(map(str, specs)) for specs in (self.inputs, self.outputs)]
+        return (
+            f"<{self.info.locator}, weights {self.info.weights}: "
+            f"({ends[0]}) -> ({ends[1]}), {len(self.layers)} layer calls>"
+        )
+
+
+class Cut:
+    """One or two finished pieces of a model, in memory."""
+
+    def __init__(self, source: Source, request: pipeline.Request) -> None:
+        self._source = source
+        self._request = request
+        self._timings = Timings()
+        self.pieces, self._edge = pipeline.cut_out(source, request, _silent, self._timings)
+
+    @property
+    def frontier(self) -> tuple[str, ...]:
+        """Names of the tensors that cross the cut; empty for a trunk alone."""
+        edge = self._edge
+        return () if edge is None else (*(b.name for b in (*edge.cut, *edge.crossing)), *edge.inputs)
+
+    def piece(self, role: str) -> Piece:
+        """The piece called `trunk`, `head`, `segment` or `model`."""
+        for piece in self.pieces:
+            if piece.role == role:
+                return piece
+        raise KeyError(f"no piece {role!r}, only {[piece.role for piece in self.pieces]}")
+
+    def validate(self, *, samples: str | Path | None = None, device: str = "auto") -> Certificate:
+        """Compare the pieces with the framework in ONNX Runtime; `passed` says how it came out.
+
+        Raises:
+            ValidationError: a piece does not load or run at all.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                document = self._deliver(Path(folder), samples=samples, device=device)
+            except pipeline.FailedValidation as error:
+                document = error.document
+        assert isinstance(document.proof, Certificate)
+        return document.proof
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        targets: Names = ("onnx",),
+        samples: str | Path | None = None,
+        device: str = "auto",
+        validate: bool = True,
+    ) -> Document:
+        """Validate the pieces and write them, with a report, to a folder.
+
+        Raises:
+            ValidationError: a piece does not compute what the framework computes; nothing is written.
+            TargetError: an artifact cannot be made or written.
+        """
+        return self._deliver(
+            Path(folder), targets=_names(targets), samples=samples, device=device, validate=validate
+        )
+
+    def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:
+        changed = dict(options, samples=None if samples is None else Path(samples))
+        request = dataclasses.replace(self._request, **changed)
+        return pipeline.deliver(
+            self._source, self.pieces, self._edge, request, folder, _silent, self._timings
+        )
+
+    def __repr__(self) -> str:
+        return f"<{'; '.join(map(str, self.pieces))}>"
+
+
+def _silent(stage: str, detail: str) -> None:
+    pass
+
+
+def _names(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

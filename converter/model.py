@@ -1,0 +1,225 @@
+"""What the stages pass to one another: plain data around an `onnx_ir.Model`.
+
+No framework object appears here, so that a source can live in another process and the
+rest of the program cannot tell.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+__all__ = [
+    "LAYER",
+    "Array",
+    "Boundary",
+    "Dim",
+    "Layer",
+    "LayeredModel",
+    "Piece",
+    "Source",
+    "SourceInfo",
+    "TensorSpec",
+]
+
+# Key of the node metadata that says which layer of the source a node belongs to.
+LAYER = "converter.layer"
+
+Array = npt.NDArray[Any]
+Dim = int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """Name, shape and dtype of a tensor that a model takes or puts out.
+
+    Attributes:
+        name: the name its author gave it.
+        shape: sizes; a string is a symbolic size (`batch`).
+        dtype: NumPy's name of the element type (`float32`, `int64`, `bool`, `bfloat16`).
+        value_range: the range in which the model expects its values, where that is known.
+    """
+
+    name: str
+    shape: tuple[Dim, ...]
+    dtype: str
+    value_range: tuple[float, float] | None = None
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        """The dtype of its arrays; ml_dtypes has those that NumPy lacks."""
+        return np.dtype(getattr(ml_dtypes, self.dtype, self.dtype))
+
+    @property
+    def onnx_type(self) -> ir.TensorType:
+        """The type of the tensor in an ONNX graph."""
+        return ir.TensorType(ir.DataType.from_numpy(self.numpy_dtype))
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Boundary:
+    """One tensor that a layer call puts out, in the source's own layout and dtype.
+
+    Attributes:
+        spec: the tensor, under the name that a piece cut here gives it.
+        value: the name of the tensor in the layered graph.
+    """
+
+    spec: TensorSpec
+    value: str
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One call of a named unit of the source.
+
+    Attributes:
+        name: the author's name (`outer/inner` for nested models); `name@k` is call `k`
+            of a layer that is called more than once.
+        kind: the class's name (`Conv2D`).
+        boundaries: the tensors it puts out, in order.
+        parameters: number of scalar weights it owns, those of its sub-layers included.
+        trainable: how many of them are trainable.
+        depth: 0 for the model's own layers, 1 for those inside a nested model, …
+    """
+
+    name: str
+    kind: str
+    boundaries: tuple[Boundary, ...]
+    parameters: int
+    trainable: int
+    depth: int
+
+    @property
+    def base(self) -> str:
+        """The name without its call number."""
+        return self.name.rpartition("@")[0] if "@" in self.name else self.name
+
+
+@dataclasses.dataclass(frozen=True)
+class SourceInfo:
+    """Where a model comes from.
+
+    Attributes:
+        kind: `keras`, …
+        name: the name to call folders and graphs by (`vgg16`).
+        locator: what the user asked for, in full (`keras:vgg16`, `/tmp/net.keras`).
+        weights: `pretrained`, `random(seed=N)`, `live`, or `sha256:…` of the file.
+        trained: False when the weights are known to be initial ones.
+    """
+
+    kind: str
+    name: str
+    locator: str
+    weights: str
+    trained: bool
+
+
+@dataclasses.dataclass
+class LayeredModel:
+    """A model as an unoptimised ONNX graph in which every layer boundary is a tensor.
+
+    Attributes:
+        graph: the graph; initializers may be lazy.
+        inputs: the model's inputs; the graph's inputs bear the same names.
+        outputs: the model's outputs as boundaries.
+        layers: every layer call, in the order of execution.
+    """
+
+    graph: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[Boundary, ...]
+    layers: tuple[Layer, ...]
+
+
+@dataclasses.dataclass
+class Piece:
+    """Part of a model: a graph with the source's names at both ends.
+
+    Attributes:
+        role: `trunk`, `head`, `segment` or `model`; also the artifact's file stem.
+        graph: the ONNX graph.
+        inputs: the model's own inputs, then the tensors it starts from.
+        outputs: the tensors it ends at, one for each of `ends`.
+        starts: the boundaries among its inputs.
+        ends: the boundaries that its outputs are.
+    """
+
+    role: str
+    graph: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    starts: tuple[Boundary, ...]
+    ends: tuple[Boundary, ...]
+
+    @property
+    def model_inputs(self) -> tuple[TensorSpec, ...]:
+        """The inputs that are inputs of the whole model."""
+        return self.inputs[: len(self.inputs) - len(self.starts)]
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, those of inner graphs included."""
+        return sum(len(graph) for graph in self.graph.graphs())
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalar weights: elements of the initializers."""
+        values = self.graph.graph.initializers.values()
+        return sum(v.const_value.size for v in values if v.const_value is not None)
+
+    def __str__(self) -> str:
+        ends = [", ".join(map(str, specs)) for specs in (self.inputs, self.outputs)]
+        return f"{self.role}: ({ends[0]}) -> ({ends[1]}), {self.nodes} nodes"
+
+
+class Source(Protocol):
+    """The verbs that every framework's module offers; what crosses is plain data.
+
+    `native` alone hands out a framework object, which only the framework's own target takes.
+    """
+
+    info: SourceInfo
+    packages: tuple[str, ...]
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """The model's inputs."""
+        ...
+
+    @property
+    def outputs(self) -> tuple[Boundary, ...]:
+        """The model's outputs, under their own names."""
+        ...
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every layer call in the order of execution."""
+        ...
+
+    def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
+        """Translate what is needed to compute these boundaries, in about this opset."""
+        ...
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """The framework's own answer for these inputs: an array for each `Boundary.value`."""
+        ...
+
+    def native(
+        self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]
+    ) -> Any:
+        """The part between two cuts as a trainable model of the framework itself."""
+        ...

@@ -1,0 +1,277 @@
+"""The whole story: source → export → cut → finish → write → validate → deliver."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import metadata as packages
+from pathlib import Path
+from typing import Any
+
+from converter.errors import CutError, UsageError, ValidationError
+from converter.finish import OPSETS, finish
+from converter.model import Boundary, LayeredModel, Piece, Source
+from converter.report import Document, Timings, metadata
+from converter.surgery import Frontier, cut, frontier, legal_cuts, select
+from converter.targets import TARGETS, staged
+from converter.validation import (
+    Candidate,
+    Certificate,
+    Session,
+    draw,
+    provider_for,
+    read_samples,
+    validate,
+    vocabularies,
+)
+
+__all__ = ["DEFAULT_OPSET", "Request", "convert", "cut_out", "deliver", "whole"]
+
+DEFAULT_OPSET = 18
+Progress = Callable[[str, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to keep of a model, how to prove it and what to make of it.
+
+    Attributes:
+        to: layers (names, calls, globs) to end at; empty for the model's outputs.
+        from_: layers to start from; empty for the model's inputs.
+        split: layers to part the model at, into trunk and head.
+        frontier: accept what crosses the cut besides `from_` as further inputs.
+        targets: kinds of artifacts to write.
+        opset: ONNX opset of the `.onnx` files.
+        device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
+        samples: the user's inputs to validate on; seeded random ones where None.
+        seed: seed of those.
+        validate: False writes without proof, marked UNVALIDATED.
+        trust: the source was opened with trust; its native models may need it, too.
+    """
+
+    to: tuple[str, ...] = ()
+    from_: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+    frontier: bool = False
+    targets: tuple[str, ...] = ("onnx",)
+    opset: int = DEFAULT_OPSET
+    device: str = "auto"
+    samples: Path | None = None
+    seed: int = 0
+    validate: bool = True
+    trust: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split and (self.to or self.from_):
+            raise UsageError("a split is a cut of its own: it goes with neither `to` nor `from`")
+        unknown = [target for target in self.targets if target not in TARGETS]
+        if unknown or not self.targets:
+            raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
+        if self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+
+
+def convert(
+    source: Source, request: Request, folder: Path, progress: Progress, timings: Timings
+) -> Document:
+    """Cut a source as requested, prove the pieces, and write them to `folder`.
+
+    Raises:
+        CutError, ValidationError, TargetError: as the stages say; nothing is written then.
+    """
+    pieces, edge = cut_out(source, request, progress, timings)
+    return deliver(source, pieces, edge, request, folder, progress, timings)
+
+
+def cut_out(
+    source: Source, request: Request, progress: Progress, timings: Timings
+) -> tuple[tuple[Piece, ...], Frontier | None]:
+    """Export what the cut needs, cut it, and finish the pieces."""
+    with timings.stage("trace"):
+        progress("trace", f"{source.info.name}, {len(source.layers)} layer calls")
+        inputs = [spec.name for spec in source.inputs]
+        starts = select(request.split or request.from_, source.layers, inputs)
+        ends = select(request.to, source.layers, inputs) or source.outputs
+    with timings.stage("export"):
+        progress("export", f"what {_names(ends)} needs")
+        layered = source.export([*starts, *ends], request.opset)
+    with timings.stage("cut"):
+        pieces, edge = _cut(layered, request, starts, ends)
+        progress("cut", " | ".join(map(str, pieces)))
+    with timings.stage("finish"):
+        for piece in pieces:
+            finish(piece, request.opset)
+        progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
+    return pieces, edge
+
+
+def deliver(
+    source: Source,
+    pieces: Sequence[Piece],
+    edge: Frontier | None,
+    request: Request,
+    folder: Path,
+    progress: Progress,
+    timings: Timings,
+) -> Document:
+    """Write the pieces to a scratch folder, validate what was written, move it into place."""
+    provider = provider_for(request.device) if request.validate else ""
+    versions = _versions(source)
+    asked = _asked(request, edge)
+    proof = f"passed: {provider} against {source.info.kind}" if request.validate else "UNVALIDATED"
+    with staged(folder) as scratch:
+        with timings.stage("write"):
+            progress("write", f"{', '.join(request.targets)} to {folder}")
+            files: list[dict[str, Any]] = []
+            for piece in pieces:
+                facts = metadata(source.info, asked, piece, proof, versions)
+                files += _write(source, piece, request, scratch, facts)
+        certificate = None
+        if request.validate:
+            with timings.stage("validate"):
+                progress("validate", f"{provider} against {source.info.kind} itself")
+                certificate = _prove(source, pieces, request, scratch, provider)
+        document = Document(
+            source.info, asked, pieces, certificate, files, timings.seconds, versions
+        )
+        if certificate is not None and not certificate.passed:
+            raise FailedValidation(document, certificate)
+        (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
+    return document
+
+
+class FailedValidation(ValidationError):
+    """A piece was made but does not compute what the source computes; carries the report."""
+
+    def __init__(self, document: Document, certificate: Certificate) -> None:
+        worst = certificate.failures()[0]
+        what = worst.problem or f"scaled error {worst.scaled_error:.2e} > {worst.tolerance:.1e}"
+        super().__init__(
+            f"{len(certificate.failures())} of {len(certificate.comparisons)} comparisons failed; "
+            f"{worst.piece} {worst.output}: {what}",
+            hint="nothing was written; --samples FILE validates on inputs of your own",
+        )
+        self.document = document
+
+
+# ---------------------------------------------------------------- steps
+
+
+def whole(source: Source, opset: int = DEFAULT_OPSET) -> LayeredModel:
+    """The layered graph of the whole model, side branches included."""
+    everything = [b for layer in source.layers for b in layer.boundaries]
+    return source.export([*source.outputs, *everything], opset)
+
+
+def _cut(
+    model: LayeredModel, request: Request, starts: Sequence[Boundary], ends: Sequence[Boundary]
+) -> tuple[tuple[Piece, ...], Frontier | None]:
+    if not starts:
+        return (cut(model, "trunk" if request.to else "model", (), ends),), None
+    edge = frontier(model, starts, ends)
+    if edge.idle and len(edge.idle) == len(starts):
+        raise CutError(f"{_names(ends)} does not depend on {_names(starts)}: nothing lies between")
+    crossing = (*edge.cut, *edge.crossing)
+    if request.split:
+        return (cut(model, "trunk", (), crossing), cut(model, "head", crossing, ends)), edge
+    if not edge.single and not request.frontier:
+        raise _not_single(model, edge, starts, ends)
+    return (cut(model, "segment" if request.to else "head", crossing, ends),), edge
+
+
+def _not_single(
+    model: LayeredModel, edge: Frontier, starts: Sequence[Boundary], ends: Sequence[Boundary]
+) -> CutError:
+    also = [f"{b.spec}" for b in edge.crossing] + [f"the input {name}" for name in edge.inputs]
+    legal = legal_cuts(model, ends)
+    order = [layer.name for layer in model.layers]
+    values = {b.value for b in starts}
+    places = [i for i, la in enumerate(model.layers) if any(b.value in values for b in la.boundaries)]
+    before = [name for name in order[: min(places)] if name in legal][-1:]
+    after = [name for name in order[max(places) + 1 :] if name in legal][:1]
+    near = " and ".join(before + after)
+    return CutError(
+        f"{_names(starts)} is not all that crosses the cut: {', '.join(also)} crosses it, too",
+        hint=f"{f'single-tensor cuts nearest to it: {near}; ' if near else ''}"
+        "--frontier accepts the further inputs, --split makes a trunk that puts them out",
+    )
+
+
+def _write(
+    source: Source, piece: Piece, request: Request, folder: Path, facts: dict[str, str]
+) -> list[dict[str, Any]]:
+    written = []
+    for kind in dict.fromkeys(request.targets):
+        path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
+        if kind == "onnx":
+            files = TARGETS[kind].write(piece, path, facts)
+        else:
+            inputs = [spec.name for spec in piece.model_inputs]
+            files = TARGETS[kind].write(source.native(inputs, piece.starts, piece.ends), path)
+        for file in files:
+            written.append({"kind": kind, "piece": piece.role, "path": file.name, **_digest(file)})
+    return written
+
+
+def _prove(
+    source: Source, pieces: Sequence[Piece], request: Request, folder: Path, provider: str
+) -> Certificate:
+    """Run what was written beside the framework; a split is run joined, too."""
+    tables: dict[str, int] = {}
+    for piece in pieces:
+        tables |= vocabularies(piece.graph)
+    if request.samples is not None:
+        batches, origin = read_samples(request.samples, source.inputs), request.samples.name
+    else:
+        batches, origin = draw(source.inputs, tables, request.seed), f"seed={request.seed}"
+    candidates, pairs = [], []
+    for kind in dict.fromkeys(request.targets):
+        made = [_candidate(piece, kind, folder, request, provider) for piece in pieces]
+        candidates += made
+        if request.split:
+            pairs.append((made[0], made[1]))
+    return Certificate(provider, origin, validate(source, candidates, batches, pairs))
+
+
+def _candidate(
+    piece: Piece, kind: str, folder: Path, request: Request, provider: str
+) -> Candidate:
+    path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
+    if kind == "onnx":
+        name, run = piece.role, Session(path, provider).run
+    else:
+        name, run = path.name, TARGETS[kind].reload(path, piece, trust=request.trust)
+    ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
+    return Candidate(name, piece.starts, ends, run)
+
+
+def _digest(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"bytes": path.stat().st_size, "sha256": digest}
+
+
+def _asked(request: Request, edge: Frontier | None) -> dict[str, Any]:
+    crossing = [b.name for b in (*edge.cut, *edge.crossing)] if edge else []
+    return {
+        "to": list(request.to),
+        "from": list(request.from_),
+        "split": list(request.split),
+        "frontier": crossing + (list(edge.inputs) if edge else []),
+    }
+
+
+def _versions(source: Source) -> dict[str, str]:
+    names = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", *source.packages)
+    found = {}
+    for name in names:
+        try:
+            found[name] = packages.version(name)
+        except packages.PackageNotFoundError:
+            continue
+    return found
+
+
+def _names(boundaries: Sequence[Boundary]) -> str:
+    return ", ".join(boundary.name for boundary in boundaries)

@@ -1,0 +1,6 @@
+"""What people read: the report as a document and on the terminal."""
+
+from converter.report.document import Document, Timings, layers_as_json, metadata
+from converter.report.terminal import Terminal, layer_table
+
+__all__ = ["Document", "Terminal", "Timings", "layer_table", "layers_as_json", "metadata"]

@@ -1,0 +1,170 @@
+"""report.json, whose schema stands in docs/report.schema.json."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import math
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+from converter.model import Layer, Piece, SourceInfo, TensorSpec
+
+__all__ = ["Document", "Timings", "layers_as_json", "metadata"]
+
+
+class Timings:
+    """Seconds of wall-clock time a stage; a stage may be entered again and adds up."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time the block."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+
+class _Proof(Protocol):
+    """What a report needs to know of a certificate."""
+
+    provider: str
+    samples: str
+
+    @property
+    def passed(self) -> bool: ...
+
+    @property
+    def comparisons(self) -> Sequence[Any]: ...
+
+
+@dataclasses.dataclass
+class Document:
+    """The facts of one conversion.
+
+    Attributes:
+        source: where the model came from.
+        cut: what was asked for: `to`, `from`, `split`, and `frontier`: the tensors that cross.
+        pieces: what was cut out.
+        proof: the certificate, or None when validation was switched off.
+        targets: a dict a file: kind, path, bytes, sha256.
+        timings: seconds a stage.
+        versions: of this package and of what it used.
+    """
+
+    source: SourceInfo
+    cut: Mapping[str, Any]
+    pieces: Sequence[Piece]
+    proof: _Proof | None
+    targets: list[dict[str, Any]]
+    timings: Mapping[str, float]
+    versions: Mapping[str, str]
+
+    @property
+    def status(self) -> str:
+        """`passed`, `failed` or `UNVALIDATED`."""
+        if self.proof is None:
+            return "UNVALIDATED"
+        return "passed" if self.proof.passed else "failed"
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready values; infinities and NaN become strings."""
+        validation: dict[str, Any] = {"status": self.status}
+        if self.proof is not None:
+            validation |= {
+                "provider": self.proof.provider,
+                "passed": self.proof.passed,
+                "samples": self.proof.samples,
+                "comparisons": [dataclasses.asdict(c) for c in self.proof.comparisons],
+            }
+        document = {
+            "source": _source(self.source),
+            "cut": dict(self.cut),
+            "pieces": [self._piece(piece) for piece in self.pieces],
+            "validation": validation,
+            "targets": self.targets,
+            "timings": {name: round(seconds, 4) for name, seconds in self.timings.items()},
+            "versions": dict(self.versions),
+        }
+        plain: dict[str, Any] = _finite(document)
+        return plain
+
+    def as_json(self) -> str:
+        """The report as text."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def _piece(self, piece: Piece) -> dict[str, Any]:
+        written = [t["bytes"] for t in self.targets if t["piece"] == piece.role and t["kind"] == "onnx"]
+        return {
+            "name": piece.role,
+            "inputs": [_spec(spec) for spec in piece.inputs],
+            "outputs": [_spec(spec) for spec in piece.outputs],
+            "nodes": piece.nodes,
+            "parameters": piece.parameters,
+            "bytes": sum(written) if written else None,
+        }
+
+
+def _source(info: SourceInfo) -> dict[str, Any]:
+    return {
+        "kind": info.kind,
+        "name": info.name,
+        "locator": info.locator,
+        "weights": info.weights,
+        "trained": info.trained,
+    }
+
+
+def _spec(spec: TensorSpec) -> dict[str, Any]:
+    return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value
+
+
+def layers_as_json(layers: Sequence[Layer], legal: Collection[str]) -> list[dict[str, Any]]:
+    """The layer list as JSON-ready values."""
+    return [
+        {
+            "name": layer.name,
+            "kind": layer.kind,
+            "outputs": [_spec(boundary.spec) for boundary in layer.boundaries],
+            "parameters": layer.parameters,
+            "trainable": layer.trainable,
+            "depth": layer.depth,
+            "trunk": True,
+            "head": layer.name in legal,
+        }
+        for layer in layers
+    ]
+
+
+def metadata(
+    info: SourceInfo, cut: Mapping[str, Any], piece: Piece, proof: str, versions: Mapping[str, str]
+) -> dict[str, str]:
+    """The report's facts, short, for the metadata of an ONNX file.
+
+    Measured errors are left out: they differ in the last digits from run to run, and the same
+    model, cut and seed shall give the same bytes. A file whose validation fails is never written.
+    """
+    return {
+        "converter.source": f"{info.kind}:{info.name}",
+        "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
+        "converter.cut": json.dumps(cut, ensure_ascii=False),
+        "converter.piece": piece.role,
+        "converter.validation": proof,
+        "converter.versions": json.dumps(versions),
+    }

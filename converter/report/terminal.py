@@ -1,0 +1,120 @@
+"""What is printed: stages as they begin, then tables; plain lines when nobody watches."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from converter.model import Layer
+from converter.report.document import Document
+
+__all__ = ["Terminal", "layer_table"]
+
+
+@dataclasses.dataclass
+class Terminal:
+    """Prints a conversion to a console.
+
+    Attributes:
+        console: where to; rich notices by itself whether it is a terminal.
+    """
+
+    console: Console
+
+    def stage(self, name: str, detail: str = "") -> None:
+        """Say that a stage begins."""
+        line = Text(f"{name:<9}", style="bold cyan")
+        self.console.print(line.append(detail, style="default not bold"), soft_wrap=True)
+
+    def report(self, document: Document, folder: str) -> None:
+        """Print the comparisons, the artifacts and the verdict."""
+        if document.proof is not None:
+            self.comparisons(document)
+        for target in document.targets:
+            path = f"{folder}/{target['path']}"
+            self.console.print(f"{path}  {_bytes(target['bytes'])}", highlight=False, soft_wrap=True)
+        self.verdict(document)
+
+    def comparisons(self, document: Document) -> None:
+        """Print a table, or plain lines, of how each output compares with the framework's."""
+        assert document.proof is not None
+        rows = [_row(c) for c in document.proof.comparisons]
+        heads = ("piece", "output", "batch", "max abs", "of scale", "SNR dB", "tolerance", "")
+        self._table(f"{document.proof.provider} against {document.source.kind}", heads, rows)
+        for comparison in document.proof.comparisons:
+            if comparison.problem:
+                text = f"{comparison.piece} {comparison.output}: {comparison.problem}"
+                self.console.print(text, style="red", highlight=False, soft_wrap=True)
+
+    def verdict(self, document: Document) -> None:
+        """Print the status, and a warning where weights are initial ones."""
+        colour = {"passed": "green", "failed": "red"}.get(document.status, "yellow")
+        text = Text(document.status, style=f"bold {colour}")
+        if document.proof is not None:
+            text.append(f"  {str(document.proof).partition(': ')[2]}", style="default not bold")
+        self.console.print(text, soft_wrap=True)
+        if not document.source.trained:
+            weights = document.source.weights
+            self.console.print(f"UNTRAINED: the weights are {weights}", style="yellow", soft_wrap=True)
+
+    def _table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+        _print_table(self.console, title, heads, rows)
+
+
+def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str]) -> None:
+    """Print every layer: name, kind, output, parameters, and where a cut is legal."""
+    rows = []
+    for layer in layers:
+        outputs = ", ".join(
+            f"{b.spec.dtype}[{', '.join(map(str, b.spec.shape))}]" for b in layer.boundaries
+        )
+        head = "yes" if layer.name in legal else "frontier"
+        rows.append((layer.name, layer.kind, outputs, f"{layer.parameters:,}", "yes", head))
+    heads = ("layer", "kind", "output", "parameters", "trunk", "head")
+    _print_table(console, "", heads, rows)
+
+
+def _print_table(
+    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
+) -> None:
+    if not console.is_terminal:
+        widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+        if title:
+            console.print(title, soft_wrap=True, highlight=False)
+        for row in (heads, *rows):
+            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+            console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)
+        return
+    table = Table(title=title or None, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+
+
+def _row(comparison: Any) -> tuple[str, ...]:
+    return (
+        comparison.piece,
+        comparison.output,
+        str(comparison.batch),
+        f"{comparison.max_abs:.2e}",
+        f"{comparison.scaled_error:.2e}",
+        f"{comparison.snr_db:.0f}",
+        f"{comparison.tolerance:.1e}",
+        "ok" if comparison.passed else "FAILED",
+    )
+
+
+def _bytes(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

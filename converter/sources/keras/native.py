@@ -1,0 +1,131 @@
+"""Parts of a Keras model as Keras models, with the original layers' names and weights.
+
+The model's own `call` is followed with KerasTensors, layer by layer. At a boundary where the part
+starts, the layer's output is replaced by a fresh `keras.Input`, so everything after it hangs on that;
+nested models that hold a boundary are called through instead of being recorded as one layer. This gives
+parts of Functional, Sequential, nested and of those subclassed models whose `call` uses layers and
+`keras.ops` alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from converter.errors import TargetError
+from converter.model import TensorSpec
+from converter.sources.keras import backend
+from converter.sources.keras.recorder import LayerCall, operations, recording
+from converter.sources.keras.signature import Signature, flatten_named
+
+__all__ = ["Place", "part"]
+
+# Path of the layer, number of the call, path of the tensor within what the call returns.
+Place = tuple[str, int, str]
+
+
+def part(
+    model: Any,
+    signature: Signature,
+    inputs: Sequence[str],
+    starts: Sequence[tuple[Place, TensorSpec]],
+    ends: Sequence[Place | str],
+) -> Any:
+    """A new `keras.Model`, trainable, that shares nothing with the source.
+
+    Args:
+        model: the source; it is left as it was.
+        inputs: names of the model's own inputs that the part takes.
+        starts: tensors that become inputs, with the spec and name to give them.
+        ends: tensors that become outputs; a string names an output of the model.
+
+    Raises:
+        TargetError: the model cannot be taken apart by Keras (a subclassed model with TensorFlow code in it).
+    """
+    keras = backend.keras()
+    follower = _Follower(dict(starts), [e for e in ends if not isinstance(e, str)])
+    fed = {spec.name: _input(spec.name, spec) for spec in signature.inputs}
+    with _nodes_restored(model):
+        try:
+            with recording(model, follower, method="symbolic_call"):
+                outputs = signature.call_inside(model, [fed[s.name] for s in signature.inputs])
+            whole = dict(signature.name_outputs(model, outputs))
+            tensors = [whole[e] if isinstance(e, str) else follower.met[e] for e in ends]
+            begun = [fed[name] for name in inputs] + [follower.inputs[p] for p, _ in starts]
+            single = keras.Model(
+                begun[0] if len(begun) == 1 else begun,
+                tensors[0] if len(tensors) == 1 else tensors,
+                name=model.name,
+            )
+            copy = keras.models.clone_model(single)
+            copy.set_weights(single.get_weights())
+        except Exception as error:
+            raise TargetError(
+                f"Keras cannot take {model.name!r} apart into a model of its own layers: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                hint="the ONNX artifact does not have this limit",
+            ) from error
+    return copy
+
+
+class _Follower:
+    """Notes the KerasTensors at the ends, and puts Inputs in the place of those at the starts."""
+
+    def __init__(self, starts: dict[Place, TensorSpec], ends: Sequence[Place]) -> None:
+        self.starts = starts
+        self.inputs: dict[Place, Any] = {}
+        self.met: dict[Place, Any] = {}
+        self._ends = set(ends)
+        paths = [path for path, _, _ in (*starts, *ends)]
+        self._opened = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
+
+    def __call__(
+        self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        keras = backend.keras()
+        if call.path in self._opened:
+            outputs = call.operation.call(*args, **kwargs)
+        else:
+            outputs = proceed(*args, **kwargs)
+        places = {id(value): (call.path, call.index, key) for key, value in flatten_named(outputs)}
+        for value in keras.tree.flatten(outputs):
+            if (place := places[id(value)]) in self._ends:
+                self.met[place] = value
+
+        def begin(value: Any) -> Any:
+            place = places[id(value)]
+            if place not in self.starts:
+                return value
+            spec = self.starts[place]
+            self.inputs[place] = _input(spec.name.replace("/", "_"), spec, tuple(value.shape))
+            self.met[place] = self.inputs[place]
+            return self.inputs[place]
+
+        return keras.tree.map_structure(begin, outputs)
+
+
+def _input(name: str, spec: TensorSpec, shape: tuple[int | None, ...] | None = None) -> Any:
+    if shape is None:
+        shape = tuple(d if isinstance(d, int) else None for d in spec.shape)
+    return backend.keras().Input(
+        batch_shape=shape, dtype=spec.dtype, name=name.replace(":", "_").replace("@", "_")
+    )
+
+
+@contextlib.contextmanager
+def _nodes_restored(model: Any) -> Iterator[None]:
+    """Forget the graph nodes that following the model adds to its layers.
+
+    Otherwise `layer.output` of the user's own model would become ambiguous.
+    """
+    before = [
+        (operation, list(operation._inbound_nodes), list(operation._outbound_nodes))
+        for operation in operations(model)
+    ]
+    try:
+        yield
+    finally:
+        for operation, inbound, outbound in before:
+            operation._inbound_nodes[:] = inbound
+            operation._outbound_nodes[:] = outbound

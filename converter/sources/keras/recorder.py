@@ -1,0 +1,114 @@
+"""Watching a Keras model call its layers.
+
+Every operation inside the model gets its `call` wrapped on the *instance* for the length
+of a `with` block. This sees Functional, Sequential, nested, shared-layer and subclassed
+models alike, where sub-models built from `layer.output` see only the first of these.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+__all__ = ["Around", "LayerCall", "operations", "recording"]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerCall:
+    """One call of one operation: where it stands in the nesting, and which call it is.
+
+    Attributes:
+        path: names of the layers being called, from the outermost, joined by `/`.
+        index: number of the call among those of this path.
+        operation: the layer or bare operation that is called.
+        parents: the layers in whose calls this one happens, from the outermost.
+    """
+
+    path: str
+    index: int
+    operation: Any
+    parents: tuple[Any, ...]
+
+
+Around = Callable[[LayerCall, Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+def operations(model: Any) -> list[Any]:
+    """Every layer below `model`, and every bare `keras.ops` node of its Functional parts."""
+    found: dict[int, Any] = {}
+    for layer in model._flatten_layers(include_self=True, recursive=True):
+        found.setdefault(id(layer), layer)
+        for operation in getattr(layer, "_operations", ()):
+            found.setdefault(id(operation), operation)
+    found.pop(id(model))
+    return list(found.values())
+
+
+class _Calls:
+    """Names calls: the path is the stack of layers being called, the index counts them."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.count: Counter[str] = Counter()
+        self._owner: dict[str, int] = {}
+
+    def enter(self, operation: Any) -> LayerCall:
+        parents = tuple(self.stack)
+        self.stack.append(operation)
+        path = "/".join(layer.name for layer in self.stack)
+        # Two different layers may bear one name in a subclassed model; the second is told apart.
+        stem, copy = path, 1
+        while self._owner.setdefault(path, id(operation)) != id(operation):
+            copy += 1
+            path = f"{stem}~{copy}"
+        index = self.count[path]
+        self.count[path] += 1
+        return LayerCall(path, index, operation, parents)
+
+
+@contextlib.contextmanager
+def recording(model: Any, around: Around, method: str = "call") -> Iterator[None]:
+    """Let `around` stand in for each call of an operation inside the model while the block runs.
+
+    Args:
+        model: a built Keras model; its own call is not shown, only its operations'.
+        around: gets (call, proceed, args, kwargs) and returns the outputs to pass on; as a rule
+            `proceed(*args, **kwargs)`, looked at or replaced.
+        method: the instance method to wrap: `call`, or `symbolic_call` to follow KerasTensors.
+    """
+    calls = _Calls()
+
+    def wrap(operation: Any, proceed: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(proceed)  # Keras reads the signature of what it calls
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            call = calls.enter(operation)
+            try:
+                return around(call, proceed, args, kwargs)
+            finally:
+                calls.stack.pop()
+
+        return wrapped
+
+    undo: list[Callable[[], Any]] = []
+    try:
+        for operation in operations(model):
+            quantized = getattr(operation, "quantization_mode", None) is not None
+            name = "quantized_call" if method == "call" and quantized else method
+            attributes = operation.__dict__
+            undo.append(_restorer(attributes, name))
+            attributes[name] = wrap(operation, getattr(operation, name))
+        yield
+    finally:
+        for restore in undo:
+            restore()
+
+
+def _restorer(attributes: dict[str, Any], name: str) -> Callable[[], Any]:
+    if name not in attributes:
+        return lambda: attributes.pop(name)
+    old = attributes[name]
+    return lambda: attributes.update({name: old})

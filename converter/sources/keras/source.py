@@ -1,0 +1,173 @@
+"""A Keras model as a source: the verbs of `converter.model.Source`."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.errors import SourceError
+from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.sources.keras import backend
+from converter.sources.keras.applications import build_application, seeded, value_range
+from converter.sources.keras.files import load_weights, open_file, sha256_of
+from converter.sources.keras.native import Place, part
+from converter.sources.keras.recorder import LayerCall, recording
+from converter.sources.keras.signature import Signature, flatten_named, signature
+from converter.sources.keras.trace import Trace, trace
+from converter.sources.keras.translate import translate
+
+__all__ = ["KerasSource", "open_application", "open_keras_file", "open_live"]
+
+
+class KerasSource:
+    """A built Keras model, seen through the verbs that every source has."""
+
+    packages = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx")
+
+    def __init__(
+        self, model: Any, info: SourceInfo, value_range: tuple[float, float] | None = None
+    ) -> None:
+        self.info = info
+        self.model = model
+        self._range = value_range
+
+    @functools.cached_property
+    def _signature(self) -> Signature:
+        found = signature(self.model)
+        ranged = [dataclasses.replace(spec, value_range=self._range) for spec in found.inputs]
+        return dataclasses.replace(found, inputs=tuple(ranged))
+
+    @functools.cached_property
+    def _trace(self) -> Trace:
+        return trace(self.model, self._signature)
+
+    @functools.cached_property
+    def _places(self) -> dict[str, Place | str]:
+        """Where each boundary's tensor appears when the model runs; a string is a model output."""
+        places: dict[str, Place | str] = {b.value: b.name for b in self._trace.outputs}
+        return places | self._trace.places
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._signature.inputs
+
+    @property
+    def outputs(self) -> tuple[Boundary, ...]:
+        return self._trace.outputs
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self._trace.layers
+
+    def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
+        return translate(self._trace, [boundary.value for boundary in sinks], opset)
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """Run Keras eagerly, layer by layer; independent of the trace that the graph comes from."""
+        tf = backend.tensorflow()
+        places = {self._places[b.value]: b.value for b in wanted}
+        found: dict[str, Array] = {}
+
+        def observe(call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+            outputs = proceed(*args, **kwargs)
+            for key, value in flatten_named(outputs):
+                name = places.get((call.path, call.index, key))
+                if name is not None:
+                    found[name] = np.asarray(value)
+            return outputs
+
+        values = [tf.constant(feeds[spec.name]) for spec in self.inputs]
+        try:
+            with recording(self.model, observe):
+                outputs = self._signature.call(self.model, values)
+        except Exception as error:
+            raise SourceError(
+                f"Keras cannot run {self.info.name!r} on these samples: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            ) from error
+        for name, value in self._signature.name_outputs(self.model, outputs):
+            if name in places:
+                found[places[name]] = np.asarray(value)
+        missing = [b.name for b in wanted if b.value not in found]
+        if missing:
+            raise SourceError(f"Keras did not reach {', '.join(missing)} when it ran the model")
+        return found
+
+    def native(
+        self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]
+    ) -> Any:
+        begun = [(self._places[b.value], b.spec) for b in starts]
+        return part(
+            self.model,
+            self._signature,
+            inputs,
+            [(place, spec) for place, spec in begun if not isinstance(place, str)],
+            [self._places[b.value] for b in ends],
+        )
+
+
+def open_application(name: str, *, weights: str, seed: int) -> KerasSource:
+    """A model of `keras.applications`.
+
+    Args:
+        name: its name in any case.
+        weights: `pretrained`, `auto` (pretrained, else random), `random`, or a weights file.
+        seed: seed of initial weights.
+
+    Raises:
+        SourceError: no such model, or weights that cannot be had or do not fit.
+    """
+    lower = name.casefold()
+    label, model = "pretrained", None
+    if weights in ("pretrained", "auto"):
+        try:
+            model = build_application(name, pretrained=True, seed=seed)
+        except SourceError as error:
+            if weights == "pretrained" or "cannot be downloaded" not in error.message:
+                raise
+    if model is None:
+        label = f"random(seed={seed})"
+        model = build_application(name, pretrained=False, seed=seed)
+        if weights not in ("auto", "random"):
+            load_weights(model, Path(weights))
+            label = sha256_of(Path(weights))
+    info = SourceInfo("keras", lower, f"keras:{lower}", label, not label.startswith("random"))
+    return KerasSource(model, info, value_range(lower))
+
+
+def open_keras_file(
+    path: Path, *, weights: str, seed: int, trust: bool, custom_objects: Path | None
+) -> KerasSource:
+    """A model from a `.keras` or `.h5` file; its own weights unless `weights` says otherwise.
+
+    Raises:
+        SourceError: the file cannot be read or trusted, or the weights do not fit.
+    """
+    model = open_file(path, trust=trust, custom_objects=custom_objects)
+    label = sha256_of(path)
+    if weights == "random":
+        with seeded(seed):
+            model = backend.keras().models.clone_model(model)
+        label = f"random(seed={seed})"
+    elif weights not in ("pretrained", "auto"):
+        load_weights(model, Path(weights))
+        label = sha256_of(Path(weights))
+    info = SourceInfo("keras", path.stem, str(path), label, not label.startswith("random"))
+    return KerasSource(model, info)
+
+
+def open_live(model: Any) -> KerasSource:
+    """A live `keras.Model`, with whatever weights it has.
+
+    Raises:
+        SourceError: it is no Keras model, or was never built.
+    """
+    if not isinstance(model, backend.keras().Model):
+        raise SourceError(f"expected a keras.Model, got {type(model).__name__}")
+    signature(model)
+    return KerasSource(model, SourceInfo("keras", model.name, f"live:{model.name}", "live", True))

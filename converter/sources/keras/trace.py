@@ -1,0 +1,289 @@
+"""A Keras model as a TensorFlow graph: weights as arguments, a fence after every layer call.
+
+The *fence* is an Identity through which a layer's output passes on to whatever uses it, so that
+each boundary is one tensor of its own in every path, and no rewriting can reach across it.
+Weights are placeholders: the graph stays a few KB however large the model is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from converter.errors import SourceError
+from converter.model import Boundary, Dim, Layer, TensorSpec
+from converter.sources.keras import backend
+from converter.sources.keras.inline import inlined
+from converter.sources.keras.recorder import LayerCall, operations, recording
+from converter.sources.keras.signature import Signature, flatten_named
+
+__all__ = ["Trace", "trace"]
+
+
+@dataclasses.dataclass
+class Trace:
+    """A traced model.
+
+    Attributes:
+        graph_def: the TensorFlow graph, functions inlined.
+        inputs: the model's inputs; `input_values` are their tensors in the graph.
+        outputs: the model's outputs as boundaries of the graph.
+        layers: every layer call, in order, with its boundaries.
+        weights: graph tensor → (name, Keras variable or TensorFlow tensor).
+        places: boundary tensor → (path of the layer, number of the call, path in its outputs).
+    """
+
+    graph_def: Any
+    inputs: tuple[TensorSpec, ...]
+    input_values: tuple[str, ...]
+    outputs: tuple[Boundary, ...]
+    layers: tuple[Layer, ...]
+    weights: dict[str, tuple[str, Any]]
+    places: dict[str, tuple[str, int, str]]
+
+
+class _Fences:
+    """Puts an Identity behind every tensor that a layer call returns, and keeps the list."""
+
+    def __init__(self, graph: Any) -> None:
+        self.graph = graph
+        self.calls: list[tuple[LayerCall, list[tuple[str, Any]]]] = []
+
+    def __call__(
+        self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any
+    ) -> Any:
+        tf, keras = backend.tensorflow(), backend.keras()
+        outputs = proceed(*args, **kwargs)
+        # Bodies of loops and branches are graphs of their own; nothing outside can see into them.
+        if tf.compat.v1.get_default_graph() is not self.graph:
+            return outputs
+        # Keras calls a recurrent layer's cell once before the loop, to learn its shapes.
+        if any(isinstance(parent, keras.layers.RNN) for parent in call.parents):
+            return outputs
+
+        def fence(value: Any) -> Any:
+            if not isinstance(value, tf.Tensor) or value.dtype in (tf.resource, tf.variant):
+                return value
+            fenced = tf.identity(value, name="fence")
+            mask = keras.src.backend.get_keras_mask(value)
+            if mask is not None:
+                keras.src.backend.set_keras_mask(fenced, mask)
+            return fenced
+
+        outputs = keras.tree.map_structure(fence, outputs)
+        tensors = [
+            (key, value)
+            for key, value in flatten_named(outputs)
+            if isinstance(value, tf.Tensor) and value.dtype not in (tf.resource, tf.variant)
+        ]
+        if tensors:
+            self.calls.append((call, tensors))
+        return outputs
+
+
+def trace(model: Any, signature: Signature) -> Trace:
+    """Trace a built model in inference mode.
+
+    Raises:
+        SourceError: Keras or TensorFlow could not run the model on symbolic inputs.
+    """
+    tf, keras = backend.tensorflow(), backend.keras()
+    variables = _unique_variables(model)
+    constant = _variables_to_embed(model)
+    arguments = [v for v in variables if id(v) not in constant]
+    embedded = [(v, v.numpy()) for v in variables if id(v) in constant]
+    found: dict[str, Any] = {}
+
+    def function(weights: list[Any], inputs: list[Any]) -> list[Any]:
+        fences = found["fences"] = _Fences(tf.compat.v1.get_default_graph())
+        mapping = list(zip(arguments, weights, strict=True))
+        mapping += [(variable, tf.constant(array)) for variable, array in embedded]
+        with keras.StatelessScope(state_mapping=mapping), recording(model, fences):
+            outputs = signature.call(model, inputs)
+        found["outputs"] = signature.name_outputs(model, outputs)
+        if not found["outputs"]:
+            raise SourceError(f"the model {model.name!r} returns no tensor")
+        ends = [tf.identity(value, name="model_output") for _, value in found["outputs"]]
+        found["ends"] = ends
+        # Fences are returned too, so that inlining keeps every one of them.
+        return ends + [value for _, tensors in fences.calls for _, value in tensors]
+
+    specs = [tf.TensorSpec(v.shape, v.dtype) for v in arguments]
+    feeds = [
+        tf.TensorSpec([d if isinstance(d, int) else None for d in s.shape], s.dtype)
+        for s in signature.inputs
+    ]
+    try:
+        concrete = tf.function(function, autograph=False).get_concrete_function(specs, feeds)
+    except SourceError:
+        raise
+    except Exception as error:
+        raise SourceError(
+            f"Keras cannot run the model {model.name!r} on symbolic inputs: "
+            f"{type(error).__name__}: {error}"
+        ) from error
+    return _collect(concrete, found, arguments, signature)
+
+
+def _collect(concrete: Any, found: dict[str, Any], arguments: list[Any], signature: Signature) -> Trace:
+    graph = concrete.graph
+    placeholders = [tensor.name for tensor in graph.inputs]
+    count, taken = len(arguments), len(arguments) + len(signature.inputs)
+    names = _unique_names([v.path for v in arguments], {s.name for s in signature.inputs})
+    weights = dict(zip(placeholders[:count], zip(names, arguments, strict=True), strict=True))
+    graph_def = inlined(graph, [t.name for t in (*graph.inputs, *graph.outputs)])
+    for tensor, captured in zip(placeholders[taken:], concrete.captured_inputs, strict=True):
+        weights[tensor] = (f"captured/{tensor.partition(':')[0]}", captured)
+    _read_captured_variables(graph_def, weights)
+
+    batch = _BatchSizes(graph_def, placeholders[count:taken], signature.inputs)
+    layers = _layers(found["fences"].calls, batch)
+    outputs = tuple(
+        Boundary(batch.spec(name, end), end.name)
+        for (name, _), end in zip(found["outputs"], found["ends"], strict=True)
+    )
+    places = {
+        value.name: (call.path, call.index, key)
+        for call, tensors in found["fences"].calls
+        for key, value in tensors
+    }
+    values = tuple(placeholders[count:taken])
+    return Trace(graph_def, signature.inputs, values, outputs, layers, weights, places)
+
+
+def _layers(
+    calls: Sequence[tuple[LayerCall, list[tuple[str, Any]]]], batch: _BatchSizes
+) -> tuple[Layer, ...]:
+    """Name the calls: `name@k` for those of a path that is called more than once."""
+    times: dict[str, int] = {}
+    for call, _ in calls:
+        times[call.path] = max(times.get(call.path, 0), call.index + 1)
+    layers = []
+    for call, tensors in calls:
+        name = f"{call.path}@{call.index}" if times[call.path] > 1 else call.path
+        single = len(tensors) == 1
+        boundaries = tuple(
+            Boundary(batch.spec(name if single else f"{name}:{key}", value), value.name)
+            for key, value in tensors
+        )
+        weights = getattr(call.operation, "weights", ())
+        trainable = getattr(call.operation, "trainable_weights", ())
+        layers.append(
+            Layer(
+                name=name,
+                kind=type(call.operation).__name__,
+                boundaries=boundaries,
+                parameters=sum(_size(w) for w in weights),
+                trainable=sum(_size(w) for w in trainable),
+                depth=len(call.parents),
+            )
+        )
+    return tuple(layers)
+
+
+def _size(variable: Any) -> int:
+    size = 1
+    for dim in variable.shape:
+        size *= int(dim)
+    return size
+
+
+def _unique_variables(model: Any) -> list[Any]:
+    return list({id(v): v for v in model.variables}.values())
+
+
+def _variables_to_embed(model: Any) -> set[int]:
+    """Weights of recurrent layers: tf2onnx's LSTM and GRU rewriters must see their values."""
+    keras = backend.keras()
+    return {
+        id(variable)
+        for layer in operations(model)
+        if isinstance(layer, keras.layers.RNN)
+        for variable in layer.variables
+    }
+
+
+def _unique_names(names: list[str], taken: set[str]) -> list[str]:
+    unique = []
+    for name in names:
+        candidate, copy = name, 1
+        while candidate in taken:
+            copy += 1
+            candidate = f"{name}~{copy}"
+        taken.add(candidate)
+        unique.append(candidate)
+    return unique
+
+
+def _read_captured_variables(graph_def: Any, weights: dict[str, tuple[str, Any]]) -> None:
+    """Turn reads of captured `tf.Variable`s into placeholders of their values, in place."""
+    tf = backend.tensorflow()
+    resources = {
+        tensor.partition(":")[0]: value
+        for tensor, (_, value) in weights.items()
+        if getattr(value, "dtype", None) == tf.resource
+    }
+    if not resources:
+        return
+    for name in resources:
+        del weights[f"{name}:0"]
+    for node in graph_def.node:
+        if node.op == "ReadVariableOp" and node.input[0] in resources:
+            dtype = tf.as_dtype(node.attr["dtype"].type)
+            value = tf.raw_ops.ReadVariableOp(resource=resources[node.input[0]], dtype=dtype)
+            weights[f"{node.name}:0"] = (f"captured/{node.input[0]}/{node.name}", value)
+            node.op = "Placeholder"
+            del node.input[:]
+            for key in [key for key in node.attr if key != "dtype"]:
+                del node.attr[key]
+            node.attr["shape"].shape.CopyFrom(value.shape.as_proto())
+
+
+class _BatchSizes:
+    """Tells which unknown sizes are the batch, by shape inference at two batch sizes.
+
+    A first dimension of None may as well be batch x windows; TensorFlow's static shapes do
+    not say. Importing the graph with the batch fixed at two primes does.
+    """
+
+    PRIMES = (1009, 1013)
+
+    def __init__(self, graph_def: Any, values: list[str], inputs: Sequence[TensorSpec]) -> None:
+        self._graphs: list[Any] = []
+        if not any(spec.shape[:1] == ("batch",) for spec in inputs):
+            return
+        tf = backend.tensorflow()
+        for prime in self.PRIMES:
+            with tf.Graph().as_default() as graph:
+                replaced = {}
+                for value, spec in zip(values, inputs, strict=True):
+                    shape = [
+                        prime if d == "batch" else d if isinstance(d, int) else None
+                        for d in spec.shape
+                    ]
+                    replaced[value] = tf.compat.v1.placeholder(spec.dtype, shape)
+                tf.import_graph_def(graph_def, input_map=replaced, name="")
+                self._graphs.append(graph)
+
+    def _follows_batch(self, shapes: Sequence[Any], axis: int) -> bool:
+        # Shapes are lost in loops; what nothing contradicts there is Keras's rule, batch first.
+        if all(s.rank is None or s[axis] is None for s in shapes):
+            return axis == 0
+        return all(s[axis] == p for s, p in zip(shapes, self.PRIMES, strict=True))
+
+    def spec(self, name: str, tensor: Any) -> TensorSpec:
+        """The tensor's spec; sizes that are neither fixed nor the batch get names of their own."""
+        dtype = tensor.dtype.name
+        if tensor.shape.rank is None:
+            raise SourceError(f"the rank of {name!r} is not known before the model runs")
+        at = [graph.get_tensor_by_name(tensor.name).shape for graph in self._graphs]
+        shape: list[Dim] = []
+        for axis, size in enumerate(tensor.shape.as_list()):
+            if size is not None:
+                shape.append(size)
+            elif at and self._follows_batch(at, axis):
+                shape.append("batch")
+            else:
+                shape.append(f"{name}_dim{axis}")
+        return TensorSpec(name, tuple(shape), dtype)

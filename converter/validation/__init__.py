@@ -1,0 +1,20 @@
+"""Proof that a piece computes what the source framework computes."""
+
+from converter.validation.certificate import Certificate
+from converter.validation.comparison import Comparison, compare
+from converter.validation.runtime import Session, provider_for
+from converter.validation.samples import draw, read_samples, vocabularies
+from converter.validation.validate import Candidate, validate
+
+__all__ = [
+    "Candidate",
+    "Certificate",
+    "Comparison",
+    "Session",
+    "compare",
+    "draw",
+    "provider_for",
+    "read_samples",
+    "validate",
+    "vocabularies",
+]

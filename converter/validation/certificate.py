@@ -1,0 +1,39 @@
+"""The record of how a piece was validated."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from converter.validation.comparison import Comparison
+
+__all__ = ["Certificate"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """What was compared with what, and how it came out.
+
+    Attributes:
+        provider: ONNX Runtime's execution provider.
+        samples: `seed=N` or the file's name.
+        comparisons: every comparison made.
+    """
+
+    provider: str
+    samples: str
+    comparisons: tuple[Comparison, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was compared and every comparison passed."""
+        return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+
+    def failures(self) -> tuple[Comparison, ...]:
+        """The comparisons that did not pass."""
+        return tuple(c for c in self.comparisons if not c.passed)
+
+    def __str__(self) -> str:
+        if self.passed:
+            worst = max(c.scaled_error for c in self.comparisons)
+            return f"passed: {len(self.comparisons)} comparisons, largest scaled error {worst:.1e}"
+        return f"failed: {len(self.failures())} of {len(self.comparisons)} comparisons"

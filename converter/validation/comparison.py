@@ -1,0 +1,128 @@
+"""Comparing an array with its reference.
+
+    max_abs       max |a - b|
+    scaled_error  max |a - b| / max |b|; the verdict rests on this one
+    cosine        a.b / (|a| |b|)
+    snr_db        10 log10(|b|^2 / |a - b|^2), infinite for equal arrays
+    spread        the largest change of one element from sample to sample, over max |b|
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import numpy as np
+
+from converter.model import Array
+
+__all__ = ["TOLERANCES", "Comparison", "compare", "spread_of"]
+
+# Largest scaled error that passes, a dtype. Rounding in a sum of n terms grows as eps * sqrt(n) when errors
+# are independent; the deepest models in use sum about 2^18 terms on the longest path, hence
+# 2^9 eps where sums are kept in the dtype itself. float16 and bfloat16 sums are kept in
+# float32, so only the roundings between operators count: 2^4 and 2^3 eps. Integers are exact.
+TOLERANCES = {
+    "float64": 2.0**-43,
+    "float32": 2.0**-14,
+    "float16": 2.0**-6,
+    "bfloat16": 2.0**-4,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """One output of one piece at one batch size against the framework's answer.
+
+    `problem` says what stopped the numbers from being compared, where something did.
+    """
+
+    piece: str
+    output: str
+    batch: int
+    max_abs: float
+    scaled_error: float
+    cosine: float
+    snr_db: float
+    tolerance: float
+    passed: bool
+    problem: str | None = None
+
+
+def compare(
+    piece: str, output: str, batch: int, got: Array | None, reference: Array, *, spread: float
+) -> Comparison:
+    """Compare an output with its reference; never raises.
+
+    Fails on a missing output, another shape or dtype, NaN or infinity in other places than the
+    reference's, a scaled error that is not within tolerance (so NaN fails), and on a reference
+    that a constant would match, because such a comparison proves nothing.
+
+    Args:
+        spread: the reference's spread over all samples (see `spread_of`).
+    """
+    tolerance = TOLERANCES.get(reference.dtype.name, 0.0)
+
+    def failed(problem: str) -> Comparison:
+        nan = math.nan
+        return Comparison(piece, output, batch, nan, nan, nan, nan, tolerance, False, problem)
+
+    if got is None:
+        return failed("the output is missing")
+    if got.shape != reference.shape:
+        return failed(f"shape {got.shape}, expected {reference.shape}")
+    if got.dtype != reference.dtype:
+        return failed(f"dtype {got.dtype}, expected {reference.dtype}")
+    a, b = _as_float(got), _as_float(reference)
+    finite = np.isfinite(b)
+    strange = ~finite
+    if not np.array_equal(a[strange], b[strange], equal_nan=True) or not np.isfinite(a[finite]).all():
+        return failed("NaN or infinity in other places than the reference's")
+    if not finite.any():
+        return failed("the reference has no finite value: nothing is compared")
+    figures = _figures(a[finite], b[finite])
+    max_abs, scaled, cosine, snr = figures
+    problem = None
+    if not spread > max(tolerance, 0.0):
+        problem = (
+            f"the reference is all but constant over the samples (spread {spread:.1e}): "
+            "a constant would pass"
+        )
+    passed = problem is None and scaled <= tolerance
+    return Comparison(
+        piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem
+    )
+
+
+def _as_float(array: Array) -> Array:
+    return array.astype(np.float64).reshape(-1)
+
+
+def _figures(a: Array, b: Array) -> tuple[float, float, float, float]:
+    error = a - b
+    max_abs = float(np.abs(error).max())
+    scale = float(np.abs(b).max())
+    scaled = max_abs / scale if scale > 0 else (0.0 if max_abs == 0 else math.inf)
+    norm = float(np.linalg.norm(a) * np.linalg.norm(b))
+    cosine = float(a @ b) / norm if norm > 0 else (1.0 if max_abs == 0 else 0.0)
+    signal, noise = float(b @ b), float(error @ error)
+    snr = math.inf if noise == 0 else 10 * math.log10(signal / noise) if signal > 0 else -math.inf
+    return max_abs, scaled, min(cosine, 1.0), snr
+
+
+def spread_of(references: list[Array]) -> float:
+    """How much the reference changes from sample to sample, over its scale.
+
+    Samples lie along axis 0. Where the shapes of samples differ from batch to batch, or there is one
+    sample in all, the change from element to element stands in.
+    """
+    flat = [r.astype(np.float64).reshape(r.shape[0] if r.ndim else 1, -1) for r in references]
+    if len({rows.shape[1] for rows in flat}) == 1 and sum(len(rows) for rows in flat) > 1:
+        samples = np.concatenate(flat)
+    else:
+        samples = np.concatenate([rows.reshape(-1) for rows in flat])[:, None]
+    samples = np.where(np.isfinite(samples), samples, 0)
+    if samples.size == 0:
+        return 0.0
+    scale = float(np.abs(samples).max())
+    return float(np.ptp(samples, axis=0).max()) / scale if scale > 0 else 0.0

@@ -1,0 +1,150 @@
+"""Inputs to validate on: seeded random ones in the model's real range, or the user's own."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.errors import UsageError
+from converter.model import Array, TensorSpec
+
+__all__ = ["BATCHES", "draw", "read_samples", "vocabularies"]
+
+BATCHES = (1, 3)
+_PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip"])
+_IMAGE_SIDE, _LENGTH = 64, 12
+
+
+def vocabularies(model: ir.Model) -> dict[str, int]:
+    """For each graph input that indexes a table (an embedding): the rows of the smallest one."""
+    rows: dict[str, int] = {}
+    for start in model.graph.inputs:
+        stack, seen = [start], {start}
+        while stack:
+            value = stack.pop()
+            for node, index in value.uses():
+                if node.op_type == "Gather" and index == 1:
+                    table = node.inputs[0]
+                    axis = node.attributes["axis"].as_int() if "axis" in node.attributes else 0
+                    if table is None or not table.is_initializer() or table.shape is None:
+                        continue
+                    size = table.shape[axis]
+                    if isinstance(size, int) and start.name:
+                        rows[start.name] = min(size, rows.get(start.name, size))
+                elif node.op_type in _PASSES_ON and index == 0 and node.outputs[0] not in seen:
+                    seen.add(node.outputs[0])
+                    stack.append(node.outputs[0])
+    return rows
+
+
+def draw(
+    specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int
+) -> list[dict[str, Array]]:
+    """Seeded random inputs at two batch sizes (or twice at the one that the model is fixed to).
+
+    Args:
+        specs: the model's inputs.
+        tables: for inputs that index tables, the number of rows (see `vocabularies`).
+        seed: the same seed gives the same arrays.
+    """
+    fixed = not any(spec.shape[:1] == ("batch",) for spec in specs)
+    batches = (1, 1) if fixed else BATCHES
+    feeds = []
+    for number, batch in enumerate(batches):
+        rng = np.random.default_rng([seed, number])
+        feeds.append({spec.name: _draw_one(spec, tables, batch, rng) for spec in specs})
+    return feeds
+
+
+def _draw_one(
+    spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.random.Generator
+) -> Array:
+    shape = tuple(_size(spec, axis, batch) for axis in range(len(spec.shape)))
+    if spec.dtype == "bool":
+        return rng.random(shape) < 0.5
+    dtype = spec.numpy_dtype
+    if spec.name in tables:
+        return rng.integers(0, tables[spec.name], shape).astype(dtype)
+    if dtype.kind in "iu":
+        low, high = spec.value_range or (0, 10)
+        return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
+    low, high = spec.value_range or (-1.0, 1.0)
+    return (low + (high - low) * _smooth(shape, rng)).astype(dtype)
+
+
+def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """Values in 0..1 that vary between samples, within each, and over coarse and fine scales.
+
+    White noise alone would look the same to any model that averages over an image.
+    """
+    values = rng.random(shape)
+    if len(shape) < 3:
+        return values
+    rows = shape[0]
+    level = rng.random((rows,) + (1,) * (len(shape) - 1))
+    coarse_shape = tuple(min(size, 4) if 0 < i < len(shape) - 1 else size for i, size in enumerate(shape))
+    coarse = rng.random(coarse_shape)
+    for axis in range(1, len(shape) - 1):
+        picks = np.arange(shape[axis]) * coarse_shape[axis] // shape[axis]
+        coarse = np.take(coarse, picks, axis=axis)
+    share = np.linspace(0.2, 0.6, rows).reshape((rows,) + (1,) * (len(shape) - 1))
+    return np.asarray(0.3 * level + share * coarse + (0.7 - share) * values)
+
+
+def _size(spec: TensorSpec, axis: int, batch: int) -> int:
+    size = spec.shape[axis]
+    if isinstance(size, int):
+        return size
+    if size == "batch":
+        return batch
+    return _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
+
+
+def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
+    """The user's own inputs from `x.npz` (an array an input) or `x.npy` (a lone input).
+
+    Returns:
+        All samples as one batch, and the first alone as another.
+
+    Raises:
+        UsageError: not such a file, pickles in it, an input missing, or a shape or dtype that is off.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as loaded:
+            arrays = {name: loaded[name] for name in loaded.files}
+    except AttributeError:
+        arrays = {specs[0].name: np.load(path, allow_pickle=False)}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UsageError(
+            f"samples {path}: not a readable .npz or .npy file: {error}",
+            hint="numpy.savez('samples.npz', **{input_name: array}); object arrays are refused",
+        ) from error
+    if len(arrays) == 1 and len(specs) == 1:
+        arrays = {specs[0].name: next(iter(arrays.values()))}
+    for spec in specs:
+        if spec.name not in arrays:
+            raise UsageError(f"samples {path}: no array for the input {spec.name!r}, got {list(arrays)}")
+        _check(path, spec, arrays[spec.name])
+    whole = {spec.name: arrays[spec.name].astype(spec.numpy_dtype) for spec in specs}
+    first = {name: array[:1] for name, array in whole.items()}
+    counts = {len(array) for array in whole.values()}
+    if len(counts) > 1:
+        raise UsageError(f"samples {path}: inputs differ in their number of samples: {sorted(counts)}")
+    return [first, whole] if counts != {1} else [whole]
+
+
+def _check(path: Path, spec: TensorSpec, array: Array) -> None:
+    fits = array.ndim == len(spec.shape) and all(
+        size == got for size, got in zip(spec.shape, array.shape, strict=True) if isinstance(size, int)
+    )
+    if not fits:
+        raise UsageError(f"samples {path}: {spec.name} has shape {array.shape}, expected {spec}")
+    kind, expected = array.dtype.kind, spec.numpy_dtype.kind
+    if kind != expected and not (kind in "iuf" and expected in "fV"):
+        raise UsageError(f"samples {path}: {spec.name} is {array.dtype}, expected {spec.dtype}")
+    if kind == "f" and not np.isfinite(array).all():
+        raise UsageError(f"samples {path}: {spec.name} has NaN or infinity in it")
