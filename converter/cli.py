@@ -102,7 +102,7 @@ def convert(
 
     Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
     """
-    from converter.pipeline import FailedValidation, Request, deliver, cut_out
+    from converter.pipeline import Request, cut_out, deliver
     from converter.report import Terminal, Timings
     from converter.sources import resolve
 
@@ -124,20 +124,18 @@ def convert(
         )
         with timings.stage("open"):
             terminal.stage("open", source)
-            model = resolve(
-                source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects
-            )
+            model = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
             terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
         folder = output or Path("build") / _folder_name(model.info.name, request)
         pieces, edge = cut_out(model, request, terminal.stage, timings)
         document = deliver(model, pieces, edge, request, folder, terminal.stage, timings)
         terminal.report(document, str(folder))
-    except FailedValidation as error:
-        terminal.comparisons(error.document)
-        if as_json:
-            print(error.document.as_json(), end="")
-        _fail(error)
     except ConverterError as error:
+        report = getattr(error, "report", None)
+        if report is not None:
+            terminal.comparisons(report)
+            if as_json:
+                print(report.as_json(), end="")
         _fail(error)
     if as_json:
         print(document.as_json(), end="")
@@ -163,9 +161,7 @@ def layers(
     from converter.surgery import legal_cuts
 
     try:
-        model = resolve(
-            source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects
-        )
+        model = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
         legal = legal_cuts(whole(model), model.outputs)
         if as_json:
             print(json.dumps(layers_as_json(model.layers, legal), indent=2, ensure_ascii=False))

@@ -12,6 +12,8 @@ A message says what was got, what was expected, and a hint where there is one.
 
 from __future__ import annotations
 
+from typing import Any
+
 __all__ = [
     "ConverterError",
     "CutError",
@@ -60,9 +62,17 @@ class CutError(ConverterError):
 
 
 class ValidationError(ConverterError):
-    """A piece whose numbers are not the source framework's, or cannot be compared."""
+    """A piece whose numbers are not the source framework's, or cannot be compared.
+
+    Attributes:
+        report: the `converter.report.Document` of the run, where the comparisons were made.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
 
 
 class TargetError(ConverterError):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from converter import pipeline
+from converter.errors import ValidationError
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
 from converter.report import Document, Timings
 from converter.sources import resolve
@@ -143,8 +144,10 @@ class Cut:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 document = self._deliver(Path(folder), samples=samples, device=device)
-            except pipeline.FailedValidation as error:
-                document = error.document
+            except ValidationError as error:
+                if error.report is None:
+                    raise
+                document = error.report
         assert isinstance(document.proof, Certificate)
         return document.proof
 

@@ -218,8 +218,6 @@ class Source(Protocol):
         """The framework's own answer for these inputs: an array for each `Boundary.value`."""
         ...
 
-    def native(
-        self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]
-    ) -> Any:
+    def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         """The part between two cuts as a trainable model of the framework itself."""
         ...

@@ -72,9 +72,7 @@ class Request:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
 
-def convert(
-    source: Source, request: Request, folder: Path, progress: Progress, timings: Timings
-) -> Document:
+def convert(source: Source, request: Request, folder: Path, progress: Progress, timings: Timings) -> Document:
     """Cut a source as requested, prove the pieces, and write them to `folder`.
 
     Raises:
@@ -132,27 +130,11 @@ def deliver(
             with timings.stage("validate"):
                 progress("validate", f"{provider} against {source.info.kind} itself")
                 certificate = _prove(source, pieces, request, scratch, provider)
-        document = Document(
-            source.info, asked, pieces, certificate, files, timings.seconds, versions
-        )
+        document = Document(source.info, asked, pieces, certificate, files, timings.seconds, versions)
         if certificate is not None and not certificate.passed:
-            raise FailedValidation(document, certificate)
+            raise _failure(document, certificate)
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
     return document
-
-
-class FailedValidation(ValidationError):
-    """A piece was made but does not compute what the source computes; carries the report."""
-
-    def __init__(self, document: Document, certificate: Certificate) -> None:
-        worst = certificate.failures()[0]
-        what = worst.problem or f"scaled error {worst.scaled_error:.2e} > {worst.tolerance:.1e}"
-        super().__init__(
-            f"{len(certificate.failures())} of {len(certificate.comparisons)} comparisons failed; "
-            f"{worst.piece} {worst.output}: {what}",
-            hint="nothing was written; --samples FILE validates on inputs of your own",
-        )
-        self.document = document
 
 
 # ---------------------------------------------------------------- steps
@@ -234,9 +216,7 @@ def _prove(
     return Certificate(provider, origin, validate(source, candidates, batches, pairs))
 
 
-def _candidate(
-    piece: Piece, kind: str, folder: Path, request: Request, provider: str
-) -> Candidate:
+def _candidate(piece: Piece, kind: str, folder: Path, request: Request, provider: str) -> Candidate:
     path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
     if kind == "onnx":
         name, run = piece.role, Session(path, provider).run
@@ -275,3 +255,15 @@ def _versions(source: Source) -> dict[str, str]:
 
 def _names(boundaries: Sequence[Boundary]) -> str:
     return ", ".join(boundary.name for boundary in boundaries)
+
+
+def _failure(document: Document, certificate: Certificate) -> ValidationError:
+    failures = certificate.failures()
+    first = failures[0]
+    what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
+    return ValidationError(
+        f"{len(failures)} of {len(certificate.comparisons)} comparisons failed; "
+        f"{first.piece} {first.output}: {what}",
+        hint="nothing was written; --samples FILE validates on inputs of your own",
+        report=document,
+    )

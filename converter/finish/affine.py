@@ -73,9 +73,7 @@ def _conv_and_constant(node: ir.Node) -> tuple[ir.Node | None, npt.NDArray[Any] 
     return (conv, constant) if conv.op_type == "Conv" and main_domain(conv) and alone else (None, None)
 
 
-def _per_channel(
-    constant: npt.NDArray[Any], rank: int, channels: int
-) -> npt.NDArray[Any] | None:
+def _per_channel(constant: npt.NDArray[Any], rank: int, channels: int) -> npt.NDArray[Any] | None:
     """The constant as a vector over axis 1 of an NC… tensor of that rank, if it is one."""
     if constant.size == 1 and constant.ndim <= rank:
         return np.full(channels, constant.reshape(()), constant.dtype)

@@ -7,6 +7,7 @@ the same model, cut and seed give the same bytes.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 
 import onnx_ir as ir
 from onnx_ir.passes import common
@@ -42,7 +43,7 @@ def remove_identities(model: ir.Model) -> None:
 def remove_unused(model: ir.Model) -> None:
     """Drop nodes, initializers, functions and opset imports that nothing needs."""
     common.RemoveUnusedNodesPass()(model)
-    common.RemoveUnusedFunctionsPass()(model)
+    common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.RemoveUnusedOpsetsPass()(model)
 
 
@@ -69,9 +70,7 @@ def weights_keep_their_names(model: ir.Model) -> set[str]:
     for weight, values in made.items():
         if len(values) == 1 and not any(u.node.outputs[0] not in origin for u in weight.uses()):
             name = names[weight]
-            del graph.initializers[name]
-            weight.name = f"{name}#source"
-            graph.register_initializer(weight)
+            _rename_initializer(graph, weight, f"{name}#source")
             values[0].name = name
     return set(names.values())
 
@@ -101,22 +100,29 @@ def canonical_names(model: ir.Model, keep: set[str]) -> None:
     layers = _layers(model)
     for graph in model.graphs():
         for node in graph:
-            layer = layers.get(node)
-            node.name = fresh(f"{layer}/{node.op_type}" if layer else node.op_type)
-            if layer:
-                node.metadata_props[LAYER] = layer
-            for index, output in enumerate(node.outputs):
-                if not output.is_graph_output():
-                    output.name = fresh(f"{node.name}:{index}")
+            _name_node(node, layers.get(node), fresh)
     for graph in model.graphs():
         for value in [v for v in graph.initializers.values() if v.name not in keep]:
             reader = next(iter(value.uses()), None)
-            assert value.name is not None
-            del graph.initializers[value.name]
-            value.name = fresh(f"{reader.node.name}/constant" if reader else "constant")
-            if value.const_value is not None:
-                value.const_value.name = value.name
-            graph.register_initializer(value)
+            _rename_initializer(graph, value, fresh(f"{reader.node.name if reader else 'unused'}/constant"))
+
+
+def _name_node(node: ir.Node, layer: str | None, fresh: Callable[[str], str]) -> None:
+    node.name = fresh(f"{layer}/{node.op_type}" if layer else node.op_type)
+    if layer:
+        node.metadata_props[LAYER] = layer
+    for index, output in enumerate(node.outputs):
+        if not output.is_graph_output():
+            output.name = fresh(f"{node.name}:{index}")
+
+
+def _rename_initializer(graph: ir.Graph, value: ir.Value, name: str) -> None:
+    assert value.name is not None
+    del graph.initializers[value.name]
+    value.name = name
+    if value.const_value is not None:
+        value.const_value.name = name
+    graph.register_initializer(value)
 
 
 def _layers(model: ir.Model) -> dict[ir.Node, str]:

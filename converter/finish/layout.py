@@ -105,6 +105,7 @@ def _merge_pairs(graph: ir.Graph) -> bool:
             changed = True
         output, source = node.outputs[0], node.inputs[0]
         if perm == tuple(range(len(perm))) and not output.is_graph_output():
+            assert source is not None
             replace_uses(output, source)
             changed = True
         if not output.uses() and not output.is_graph_output():
@@ -236,7 +237,7 @@ def _flip(graph: ir.Graph, region: Sequence[_Member], perm: Perm) -> None:
         else:
             turn = ir.node("Transpose", [value], {"perm": back})
             stored = turn.outputs[0]
-            stored.dtype, stored.shape = value.dtype, _permuted(value.shape, back)
+            stored.type, stored.shape = value.type, _permuted(value.shape, back)
             if producer is not None:
                 graph.insert_after(producer, turn)
             else:
@@ -262,7 +263,7 @@ def _hand_back(graph: ir.Graph, value: ir.Value, perm: Perm, nodes: set[int]) ->
         return
     turn = ir.node("Transpose", [value], {"perm": perm})
     turned = turn.outputs[0]
-    turned.dtype, turned.shape = value.dtype, shape
+    turned.type, turned.shape = value.type, shape
     graph.insert_after(producer, turn)
     for use in outside:
         use.node.replace_input_with(use.idx, turned)
@@ -386,9 +387,7 @@ def _pad(node: ir.Node, perm: Perm) -> _Member | None:
     if pads is None or not _has_rank(node.inputs[0], rank):
         return None
     turned = pads.reshape(2, rank)[:, list(_inverse(perm))].reshape(-1)
-    return _Member(
-        node, (0,), True, lambda: node.replace_input_with(1, make_constant(node, turned))
-    )
+    return _Member(node, (0,), True, lambda: node.replace_input_with(1, make_constant(node, turned)))
 
 
 def _slice(node: ir.Node, perm: Perm) -> _Member | None:
@@ -420,6 +419,6 @@ def _turn_into_reshapes(graph: ir.Graph) -> None:
         reshape = ir.node("Reshape", [node.inputs[0], make_constant(node, np.array(fixed, np.int64))])
         graph.insert_before(node, reshape)
         old, new = node.outputs[0], reshape.outputs[0]
-        new.dtype, new.shape = old.dtype, old.shape
+        new.type, new.shape = old.type, old.shape
         replace_uses(old, new)
         graph.remove(node, safe=True)

@@ -34,8 +34,11 @@ class Timings:
 class _Proof(Protocol):
     """What a report needs to know of a certificate."""
 
-    provider: str
-    samples: str
+    @property
+    def provider(self) -> str: ...
+
+    @property
+    def samples(self) -> str: ...
 
     @property
     def passed(self) -> bool: ...

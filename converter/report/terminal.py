@@ -70,18 +70,14 @@ def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str
     """Print every layer: name, kind, output, parameters, and where a cut is legal."""
     rows = []
     for layer in layers:
-        outputs = ", ".join(
-            f"{b.spec.dtype}[{', '.join(map(str, b.spec.shape))}]" for b in layer.boundaries
-        )
+        outputs = ", ".join(f"{b.spec.dtype}[{', '.join(map(str, b.spec.shape))}]" for b in layer.boundaries)
         head = "yes" if layer.name in legal else "frontier"
         rows.append((layer.name, layer.kind, outputs, f"{layer.parameters:,}", "yes", head))
     heads = ("layer", "kind", "output", "parameters", "trunk", "head")
     _print_table(console, "", heads, rows)
 
 
-def _print_table(
-    console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]
-) -> None:
+def _print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         if title:

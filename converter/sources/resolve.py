@@ -42,9 +42,7 @@ def resolve(
     if path.suffix.casefold() in _KERAS_FILES:
         from converter.sources.keras import open_keras_file
 
-        return open_keras_file(
-            path, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects
-        )
+        return open_keras_file(path, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
     if trust or custom_objects is not None:
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
     if colon and prefix != "keras":

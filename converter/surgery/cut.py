@@ -14,9 +14,7 @@ from converter.surgery.frontier import values_by_name
 __all__ = ["cut"]
 
 
-def cut(
-    model: LayeredModel, role: str, starts: Sequence[Boundary], ends: Sequence[Boundary]
-) -> Piece:
+def cut(model: LayeredModel, role: str, starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Piece:
     """The part of a model that computes `ends` from `starts` and the model's own inputs.
 
     Args:
@@ -64,9 +62,7 @@ def cut(
 
 
 def _input(boundary: Boundary) -> ir.Value:
-    return ir.Value(
-        name=boundary.name, shape=ir.Shape(boundary.spec.shape), type=boundary.spec.onnx_type
-    )
+    return ir.Value(name=boundary.name, shape=ir.Shape(boundary.spec.shape), type=boundary.spec.onnx_type)
 
 
 def _name(graph: ir.Graph, ends: Sequence[Boundary]) -> tuple[TensorSpec, ...]:
@@ -74,8 +70,7 @@ def _name(graph: ir.Graph, ends: Sequence[Boundary]) -> tuple[TensorSpec, ...]:
     starts = {value.name for value in graph.inputs}
     # A tensor may pass through a head untouched: then its two ends cannot bear one name.
     specs = tuple(
-        dataclasses.replace(b.spec, name=f"{b.name}:out") if b.name in starts else b.spec
-        for b in ends
+        dataclasses.replace(b.spec, name=f"{b.name}:out") if b.name in starts else b.spec for b in ends
     )
     taken = starts | {spec.name for spec in specs}
     for value in (value for node in graph for value in node.outputs):

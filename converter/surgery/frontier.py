@@ -104,9 +104,7 @@ def values_by_name(model: ir.Model) -> dict[str, ir.Value]:
     return {name: value for name, value in named.items() if name}
 
 
-def frontier(
-    model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Boundary]
-) -> Frontier:
+def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Frontier:
     """What has to be known, besides the model's own inputs, to compute `ends` from `starts`.
 
     The near side is everything `starts` are computed from. Walking back from `ends`, a branch stops at a
@@ -155,9 +153,7 @@ def legal_cuts(model: LayeredModel, ends: Sequence[Boundary]) -> set[str]:
     varying = index.varying()
     parent, depth = _post_dominators(index, varying, {named[b.value] for b in ends})
     inputs_of = _inputs_reaching(index, varying)
-    chains = {
-        value: set(_chain(value, parent)) for value in model.graph.graph.inputs if value in parent
-    }
+    chains = {value: set(_chain(value, parent)) for value in model.graph.graph.inputs if value in parent}
     legal = set()
     for layer in model.layers:
         if any(b.value not in named for b in layer.boundaries):
@@ -215,9 +211,7 @@ def _chain(value: ir.Value, parent: dict[ir.Value, ir.Value | None]) -> Iterable
         current = parent[current]
 
 
-def _inputs_reaching(
-    index: Dependencies, varying: set[ir.Value]
-) -> dict[ir.Value, frozenset[ir.Value]]:
+def _inputs_reaching(index: Dependencies, varying: set[ir.Value]) -> dict[ir.Value, frozenset[ir.Value]]:
     """The graph inputs that each varying value depends on."""
     reaching: dict[ir.Value, frozenset[ir.Value]] = {
         v: frozenset([v]) for v in index.graph.inputs if v in varying

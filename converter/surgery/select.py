@@ -37,9 +37,7 @@ def select(
     return tuple(found.values())
 
 
-def _select_one(
-    pattern: str, layers: Sequence[Layer], inputs: Sequence[str]
-) -> tuple[Boundary, ...]:
+def _select_one(pattern: str, layers: Sequence[Layer], inputs: Sequence[str]) -> tuple[Boundary, ...]:
     for layer in layers:
         if layer.name == pattern:
             return layer.boundaries

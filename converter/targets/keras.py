@@ -28,9 +28,7 @@ def write(model: Any, path: Path) -> list[Path]:
     except OSError:
         raise
     except Exception as error:
-        raise TargetError(
-            f"Keras cannot save {path.name}: {type(error).__name__}: {error}"
-        ) from error
+        raise TargetError(f"Keras cannot save {path.name}: {type(error).__name__}: {error}") from error
     return [path]
 
 

@@ -58,9 +58,7 @@ def write(piece: Piece, path: Path, metadata: Mapping[str, str]) -> list[Path]:
     return [path]
 
 
-def _write_external(
-    proto: onnx.ModelProto, tensors: Sequence[tuple[str, Any]], path: Path
-) -> list[Path]:
+def _write_external(proto: onnx.ModelProto, tensors: Sequence[tuple[str, Any]], path: Path) -> list[Path]:
     data = path.with_name(path.name + ".data")
     with data.open("wb") as file:
         for name, tensor in tensors:
@@ -106,7 +104,8 @@ def _without_weights(
 def _head(name: str, tensor: Any) -> bytes:
     """A TensorProto without its data."""
     dims = [int(d) for d in tensor.shape]
-    return onnx.TensorProto(name=name, dims=dims, data_type=tensor.dtype).SerializeToString()
+    head = onnx.TensorProto(name=name, dims=dims, data_type=tensor.dtype)
+    return bytes(head.SerializeToString())
 
 
 def _tag(field: int, length: int) -> bytes:

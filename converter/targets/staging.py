@@ -69,7 +69,7 @@ def _commit(scratch: Path, folder: Path) -> None:
     for path in files:
         target = folder / path.relative_to(scratch)
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(path, target)
+        path.replace(target)
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -1,10 +1,10 @@
 """Comparing an array with its reference.
 
-    max_abs       max |a - b|
-    scaled_error  max |a - b| / max |b|; the verdict rests on this one
-    cosine        a.b / (|a| |b|)
-    snr_db        10 log10(|b|^2 / |a - b|^2), infinite for equal arrays
-    spread        the largest change of one element from sample to sample, over max |b|
+max_abs       max |a - b|
+scaled_error  max |a - b| / max |b|; the verdict rests on this one
+cosine        a.b / (|a| |b|)
+snr_db        10 log10(|b|^2 / |a - b|^2), infinite for equal arrays
+spread        the largest change of one element from sample to sample, over max |b|
 """
 
 from __future__ import annotations
@@ -85,13 +85,10 @@ def compare(
     problem = None
     if not spread > max(tolerance, 0.0):
         problem = (
-            f"the reference is all but constant over the samples (spread {spread:.1e}): "
-            "a constant would pass"
+            f"the reference is all but constant over the samples (spread {spread:.1e}): a constant would pass"
         )
     passed = problem is None and scaled <= tolerance
-    return Comparison(
-        piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem
-    )
+    return Comparison(piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem)
 
 
 def _as_float(array: Array) -> Array:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -46,7 +45,7 @@ def provider_for(device: str) -> str:
     available = _onnxruntime().get_available_providers()
     if device == "auto":
         # onnxruntime-gpu lists CUDA on machines without a driver as well; the driver's file decides.
-        usable = _PROVIDERS["cuda"] in available and os.path.exists("/proc/driver/nvidia/version")
+        usable = _PROVIDERS["cuda"] in available and Path("/proc/driver/nvidia/version").exists()
         device = "cuda" if usable else "cpu"
     provider = _PROVIDERS[device]
     if provider not in available:
@@ -73,9 +72,7 @@ class Session:
             # TF32 keeps 10 bits of the significand: it would hide errors as large as a wrong epsilon.
             settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
         try:
-            self._session = runtime.InferenceSession(
-                str(path), options, providers=[(provider, settings)]
-            )
+            self._session = runtime.InferenceSession(str(path), options, providers=[(provider, settings)])
         except Exception as error:
             raise ValidationError(f"ONNX Runtime cannot load {path.name}: {error}") from error
         got = self._session.get_providers()[0]

@@ -41,9 +41,7 @@ def vocabularies(model: ir.Model) -> dict[str, int]:
     return rows
 
 
-def draw(
-    specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int
-) -> list[dict[str, Array]]:
+def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> list[dict[str, Array]]:
     """Seeded random inputs at two batch sizes (or twice at the one that the model is fixed to).
 
     Args:
@@ -60,9 +58,7 @@ def draw(
     return feeds
 
 
-def _draw_one(
-    spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.random.Generator
-) -> Array:
+def _draw_one(spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.random.Generator) -> Array:
     shape = tuple(_size(spec, axis, batch) for axis in range(len(spec.shape)))
     if spec.dtype == "bool":
         return rng.random(shape) < 0.5

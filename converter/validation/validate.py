@@ -41,7 +41,7 @@ def validate(
 
     Args:
         source: runs the framework itself.
-        candidates: each is fed with the inputs of the model, and its starts with what the framework has there.
+        candidates: each is fed with the model's inputs, its starts with what the framework has there.
         batches: inputs of the model.
         compositions: (trunk, head) pairs: the head is also run on the trunk's outputs.
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import random
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
 from converter.errors import SourceError
 from converter.sources.keras import backend
+from converter.sources.keras.initial import keep_signal, seeded
 
-__all__ = ["application_names", "build_application", "fresh_names", "seeded", "value_range"]
+__all__ = ["application_names", "build_application", "fresh_names", "value_range"]
 
 # What each family's `preprocess_input` (or, where preprocessing is inside the model, an image) yields.
 # Source: keras.src.applications.imagenet_utils, modes "caffe", "tf" and "torch".
@@ -66,7 +66,9 @@ def build_application(name: str, *, pretrained: bool, seed: int) -> Any:
         )
     if not pretrained:
         with fresh_names(), seeded(seed):
-            return builder(weights=None)
+            model = builder(weights=None)
+        keep_signal(model, seed, value_range(name.casefold()))
+        return model
     try:
         # Keras draws a progress bar on stdout, which is for the report.
         with fresh_names(), contextlib.redirect_stdout(sys.stderr):
@@ -98,14 +100,3 @@ def fresh_names() -> Iterator[None]:
         yield
     finally:
         state.set_global_attribute("object_name_uids", before)
-
-
-@contextlib.contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Keras's initializers draw their seeds from Python's generator: fix it for the block."""
-    before = random.getstate()
-    random.seed(seed)
-    try:
-        yield
-    finally:
-        random.setstate(before)

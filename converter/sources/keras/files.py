@@ -53,9 +53,7 @@ def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:
     """
     keras = backend.keras()
     if custom_objects is not None and not trust:
-        raise SourceError(
-            f"{custom_objects} is code and would run", hint="--trust says that you trust it"
-        )
+        raise SourceError(f"{custom_objects} is code and would run", hint="--trust says that you trust it")
     config = _read_config(path)
     if not trust:
         foreign = sorted(set(_foreign(config)))
@@ -71,9 +69,7 @@ def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:
         except Exception as error:
             raise SourceError(
                 f"Keras cannot load {path.name}: {_shortened(error)}",
-                hint="classes of your own come in with --trust --custom-objects FILE.py"
-                if trust
-                else None,
+                hint="classes of your own come in with --trust --custom-objects FILE.py" if trust else None,
             ) from error
 
 

@@ -80,9 +80,7 @@ class _Follower:
         paths = [path for path, _, _ in (*starts, *ends)]
         self._opened = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
 
-    def __call__(
-        self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         keras = backend.keras()
         if call.path in self._opened:
             outputs = call.operation.call(*args, **kwargs)

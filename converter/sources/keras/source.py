@@ -13,8 +13,9 @@ import numpy as np
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.keras import backend
-from converter.sources.keras.applications import build_application, seeded, value_range
+from converter.sources.keras.applications import build_application, value_range
 from converter.sources.keras.files import load_weights, open_file, sha256_of
+from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import Place, part
 from converter.sources.keras.recorder import LayerCall, recording
 from converter.sources.keras.signature import Signature, flatten_named, signature
@@ -27,11 +28,9 @@ __all__ = ["KerasSource", "open_application", "open_keras_file", "open_live"]
 class KerasSource:
     """A built Keras model, seen through the verbs that every source has."""
 
-    packages = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx")
+    packages: tuple[str, ...] = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx")
 
-    def __init__(
-        self, model: Any, info: SourceInfo, value_range: tuple[float, float] | None = None
-    ) -> None:
+    def __init__(self, model: Any, info: SourceInfo, value_range: tuple[float, float] | None = None) -> None:
         self.info = info
         self.model = model
         self._range = value_range
@@ -98,9 +97,7 @@ class KerasSource:
             raise SourceError(f"Keras did not reach {', '.join(missing)} when it ran the model")
         return found
 
-    def native(
-        self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]
-    ) -> Any:
+    def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         begun = [(self._places[b.value], b.spec) for b in starts]
         return part(
             self.model,
@@ -153,6 +150,7 @@ def open_keras_file(
     if weights == "random":
         with seeded(seed):
             model = backend.keras().models.clone_model(model)
+        keep_signal(model, seed)
         label = f"random(seed={seed})"
     elif weights not in ("pretrained", "auto"):
         load_weights(model, Path(weights))

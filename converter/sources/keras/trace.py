@@ -50,9 +50,7 @@ class _Fences:
         self.graph = graph
         self.calls: list[tuple[LayerCall, list[tuple[str, Any]]]] = []
 
-    def __call__(
-        self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any
-    ) -> Any:
+    def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         tf, keras = backend.tensorflow(), backend.keras()
         outputs = proceed(*args, **kwargs)
         # Bodies of loops and branches are graphs of their own; nothing outside can see into them.
@@ -111,8 +109,7 @@ def trace(model: Any, signature: Signature) -> Trace:
 
     specs = [tf.TensorSpec(v.shape, v.dtype) for v in arguments]
     feeds = [
-        tf.TensorSpec([d if isinstance(d, int) else None for d in s.shape], s.dtype)
-        for s in signature.inputs
+        tf.TensorSpec([d if isinstance(d, int) else None for d in s.shape], s.dtype) for s in signature.inputs
     ]
     try:
         concrete = tf.function(function, autograph=False).get_concrete_function(specs, feeds)
@@ -120,8 +117,7 @@ def trace(model: Any, signature: Signature) -> Trace:
         raise
     except Exception as error:
         raise SourceError(
-            f"Keras cannot run the model {model.name!r} on symbolic inputs: "
-            f"{type(error).__name__}: {error}"
+            f"Keras cannot run the model {model.name!r} on symbolic inputs: {type(error).__name__}: {error}"
         ) from error
     return _collect(concrete, found, arguments, signature)
 
@@ -258,10 +254,7 @@ class _BatchSizes:
             with tf.Graph().as_default() as graph:
                 replaced = {}
                 for value, spec in zip(values, inputs, strict=True):
-                    shape = [
-                        prime if d == "batch" else d if isinstance(d, int) else None
-                        for d in spec.shape
-                    ]
+                    shape = [prime if d == "batch" else d if isinstance(d, int) else None for d in spec.shape]
                     replaced[value] = tf.compat.v1.placeholder(spec.dtype, shape)
                 tf.import_graph_def(graph_def, input_map=replaced, name="")
                 self._graphs.append(graph)

@@ -45,9 +45,7 @@ def translate(traced: Trace, sinks: Sequence[str], opset: int) -> LayeredModel:
     def is_kept(value: str) -> bool:
         return value.partition(":")[0] in kept
 
-    layers = tuple(
-        layer for layer in traced.layers if any(is_kept(b.value) for b in layer.boundaries)
-    )
+    layers = tuple(layer for layer in traced.layers if any(is_kept(b.value) for b in layer.boundaries))
     outputs = tuple(boundary for boundary in traced.outputs if is_kept(boundary.value))
     weights = {value: weight for value, weight in traced.weights.items() if is_kept(value)}
     inputs = [value for value in traced.input_values if is_kept(value)]
@@ -117,9 +115,7 @@ def _fill_gaps(graph: ir.Model) -> None:
         for node in [node for node in inner if node.op_type in _GAPS and not node.domain]:
             new = _GAPS[node.op_type](node)
             inner.insert_before(node, new)
-            ir.convenience.replace_nodes_and_values(
-                inner, node, [node], [], node.outputs, new[-1].outputs
-            )
+            ir.convenience.replace_nodes_and_values(inner, node, [node], [], node.outputs, new[-1].outputs)
 
 
 def _attach(graph: ir.Model, weights: dict[str, tuple[str, Any]]) -> None:
@@ -129,7 +125,9 @@ def _attach(graph: ir.Model, weights: dict[str, tuple[str, Any]]) -> None:
         assert value.name is not None
         name, variable = weights[value.name]
         main.inputs.remove(value)
-        dtype = ir.DataType.from_numpy(np.dtype(variable.dtype if isinstance(variable.dtype, str) else variable.dtype.as_numpy_dtype))
+        dtype = ir.DataType.from_numpy(
+            np.dtype(variable.dtype if isinstance(variable.dtype, str) else variable.dtype.as_numpy_dtype)
+        )
         value.name = name
         value.shape = ir.Shape([int(d) for d in variable.shape])
         value.dtype = dtype
@@ -138,7 +136,7 @@ def _attach(graph: ir.Model, weights: dict[str, tuple[str, Any]]) -> None:
 
 
 def _lazy(variable: Any, name: str, dtype: ir.DataType, shape: ir.Shape) -> ir.LazyTensor:
-    def read() -> ir.Tensor:
+    def read() -> ir.TensorProtocol:
         raw = variable.value if hasattr(variable, "value") else variable
         return ir.Tensor(np.asarray(raw), name=name)
 

@@ -1,0 +1,83 @@
+# One command converts, one tests; both set up .venv by themselves when it is missing or out of date.
+
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+# The two packages of ONNX Runtime exclude each other: the GPU one where an NVIDIA driver answers.
+RUNTIME := $(shell nvidia-smi -L >/dev/null 2>&1 && echo gpu || echo cpu)
+READY   := $(VENV)/.ready-$(RUNTIME)
+
+MODEL   ?=
+CUT     ?=
+KEEP    ?= trunk
+WEIGHTS ?= auto
+DEVICE  ?= auto
+TARGETS ?= onnx
+OUT     ?=
+
+KEEPS_trunk := --to
+KEEPS_head  := --from
+KEEPS_both  := --split
+KEEPS       := $(KEEPS_$(KEEP))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup convert test lint bench zoo clean
+
+help:
+	@echo 'make convert MODEL=vgg16 CUT=block5_pool   cut, prove, write (see below)'
+	@echo 'make test                                  run the tests'
+	@echo 'make lint                                  format, lint, types, import contract'
+	@echo 'make zoo                                   sweep all of keras.applications'
+	@echo 'make bench                                 measure against the peers'
+	@echo 'make setup | clean                         make or remove .venv and build/'
+	@echo
+	@echo 'convert takes:'
+	@echo '  MODEL=    keras:NAME or NAME, FILE.keras, FILE.h5'
+	@echo '  CUT=      layer names or globs, by spaces; none converts the whole model'
+	@echo '  KEEP=     trunk (default), head, or both'
+	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'
+	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
+	@echo '  TARGETS=  onnx (default), keras, by commas'
+	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
+	@echo '`$(BIN)/converter --help` tells the rest.'
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …'; rm -rf $(VENV); exit 1; }
+	@rm -f $(VENV)/.ready-*
+	@$(BIN)/pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu) 2>/dev/null || true
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),keras,dev,bench]'
+	@touch $@
+
+convert:
+ifeq ($(strip $(MODEL)),)
+	@$(MAKE) --no-print-directory help
+	@exit 2
+else ifeq ($(KEEPS),)
+	@echo 'KEEP=$(KEEP): expected trunk, head or both'; exit 2
+else
+	@$(MAKE) --no-print-directory setup
+	@$(BIN)/converter convert '$(MODEL)' $(foreach layer,$(CUT),$(KEEPS) '$(layer)') \
+	  --weights '$(WEIGHTS)' --device '$(DEVICE)' --targets '$(TARGETS)' $(if $(OUT),--output '$(OUT)')
+endif
+
+test: $(READY)
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+zoo: $(READY)
+	$(BIN)/python benchmarks/zoo.py
+
+bench: $(READY)
+	$(BIN)/python benchmarks/run.py
+
+clean:
+	rm -rf $(VENV) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info
