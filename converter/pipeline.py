@@ -100,6 +100,8 @@ def cut_out(
     with timings.stage("finish"):
         for piece in pieces:
             finish(piece, request.opset)
+            if piece.starts and all(node.op_type == "Identity" for node in piece.graph.graph):
+                raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
     return pieces, edge
 

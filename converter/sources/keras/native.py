@@ -16,7 +16,7 @@ from typing import Any
 from converter.errors import TargetError
 from converter.model import TensorSpec
 from converter.sources.keras import backend
-from converter.sources.keras.recorder import LayerCall, operations, recording
+from converter.sources.keras.recorder import LayerCall, following, operations
 from converter.sources.keras.signature import Signature, flatten_named
 
 __all__ = ["Place", "part"]
@@ -48,11 +48,12 @@ def part(
     fed = {spec.name: _input(spec.name, spec) for spec in signature.inputs}
     with _nodes_restored(model):
         try:
-            with recording(model, follower, method="symbolic_call"):
+            with following(model, follower):
                 outputs = signature.call_inside(model, [fed[s.name] for s in signature.inputs])
+            begun = [fed[name] for name in inputs] + [follower.inputs[p] for p, _ in starts]
             whole = dict(signature.name_outputs(model, outputs))
             tensors = [whole[e] if isinstance(e, str) else follower.met[e] for e in ends]
-            begun = [fed[name] for name in inputs] + [follower.inputs[p] for p, _ in starts]
+            tensors = [_apart_from(begun, t) for t in tensors]
             single = keras.Model(
                 begun[0] if len(begun) == 1 else begun,
                 tensors[0] if len(tensors) == 1 else tensors,
@@ -82,10 +83,9 @@ class _Follower:
 
     def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         keras = backend.keras()
-        if call.path in self._opened:
-            outputs = call.operation.call(*args, **kwargs)
-        else:
-            outputs = proceed(*args, **kwargs)
+        # Through a nested model that holds a boundary: its layers join the graph in its place.
+        run = call.operation.call if call.path in self._opened else proceed
+        outputs = run(*args, **kwargs)
         places = {id(value): (call.path, call.index, key) for key, value in flatten_named(outputs)}
         for value in keras.tree.flatten(outputs):
             if (place := places[id(value)]) in self._ends:
@@ -101,6 +101,13 @@ class _Follower:
             return self.inputs[place]
 
         return keras.tree.map_structure(begin, outputs)
+
+
+def _apart_from(inputs: Sequence[Any], tensor: Any) -> Any:
+    """A tensor that passes through untouched still needs a layer between the model's two ends."""
+    if any(tensor is given for given in inputs):
+        return backend.keras().layers.Identity()(tensor)
+    return tensor
 
 
 def _input(name: str, spec: TensorSpec, shape: tuple[int | None, ...] | None = None) -> Any:

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Around", "LayerCall", "operations", "recording"]
+__all__ = ["Around", "LayerCall", "following", "operations", "recording"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,42 +69,64 @@ class _Calls:
         self.count[path] += 1
         return LayerCall(path, index, operation, parents)
 
+    def wrap(
+        self, operation: Any, proceed: Callable[..., Any], around: Around
+    ) -> Callable[..., Any]:
+        """The function `proceed` of the operation, with `around` around it."""
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            call = self.enter(operation)
+            try:
+                return around(call, proceed, args, kwargs)
+            finally:
+                self.stack.pop()
+
+        # Keras reads the signature of what it calls.
+        wrapped.__wrapped__ = proceed  # type: ignore[attr-defined]
+        return wrapped
+
 
 @contextlib.contextmanager
-def recording(model: Any, around: Around, method: str = "call") -> Iterator[None]:
-    """Let `around` stand in for each call of an operation inside the model while the block runs.
+def recording(model: Any, around: Around) -> Iterator[None]:
+    """Let `around` stand in for the `call` of each operation inside the model.
 
     Args:
         model: a built Keras model; its own call is not shown, only its operations'.
         around: gets (call, proceed, args, kwargs) and returns the outputs to pass on; as a rule
             `proceed(*args, **kwargs)`, looked at or replaced.
-        method: the instance method to wrap: `call`, or `symbolic_call` to follow KerasTensors.
     """
     calls = _Calls()
-
-    def wrap(operation: Any, proceed: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(proceed)  # Keras reads the signature of what it calls
-        def wrapped(*args: Any, **kwargs: Any) -> Any:
-            call = calls.enter(operation)
-            try:
-                return around(call, proceed, args, kwargs)
-            finally:
-                calls.stack.pop()
-
-        return wrapped
-
     undo: list[Callable[[], Any]] = []
     try:
         for operation in operations(model):
             quantized = getattr(operation, "quantization_mode", None) is not None
-            name = "quantized_call" if method == "call" and quantized else method
+            name = "quantized_call" if quantized else "call"
             attributes = operation.__dict__
             undo.append(_restorer(attributes, name))
-            attributes[name] = wrap(operation, getattr(operation, name))
+            attributes[name] = calls.wrap(operation, getattr(operation, name), around)
         yield
     finally:
         for restore in undo:
             restore()
+
+
+@contextlib.contextmanager
+def following(model: Any, around: Around) -> Iterator[None]:
+    """The same for `__call__`, which Keras's own graph of KerasTensors is built in.
+
+    Python looks `__call__` up on the class, so each operation is given a subclass of its own class for
+    the length of the block.
+    """
+    calls = _Calls()
+    classes = [(operation, type(operation)) for operation in operations(model)]
+    try:
+        for operation, cls in classes:
+            wrapped = calls.wrap(operation, functools.partial(cls.__call__, operation), around)
+            operation.__class__ = type(cls.__name__, (cls,), {"__call__": staticmethod(wrapped)})
+        yield
+    finally:
+        for operation, cls in classes:
+            operation.__class__ = cls
 
 
 def _restorer(attributes: dict[str, Any], name: str) -> Callable[[], Any]:
