@@ -50,9 +50,9 @@ def part(
         try:
             with following(model, follower):
                 outputs = signature.call_inside(model, [fed[s.name] for s in signature.inputs])
-            begun = [fed[name] for name in inputs] + [follower.inputs[p] for p, _ in starts]
+            begun = [fed[name] for name in inputs] + [follower.tensor_at(p) for p, _ in starts]
             whole = dict(signature.name_outputs(model, outputs))
-            tensors = [whole[e] if isinstance(e, str) else follower.met[e] for e in ends]
+            tensors = [whole[e] if isinstance(e, str) else follower.tensor_at(e) for e in ends]
             tensors = [_apart_from(begun, t) for t in tensors]
             single = keras.Model(
                 begun[0] if len(begun) == 1 else begun,
@@ -61,6 +61,8 @@ def part(
             )
             copy = keras.models.clone_model(single)
             copy.set_weights(single.get_weights())
+        except TargetError:
+            raise
         except Exception as error:
             raise TargetError(
                 f"Keras cannot take {model.name!r} apart into a model of its own layers: "
@@ -75,11 +77,19 @@ class _Follower:
 
     def __init__(self, starts: dict[Place, TensorSpec], ends: Sequence[Place]) -> None:
         self.starts = starts
-        self.inputs: dict[Place, Any] = {}
         self.met: dict[Place, Any] = {}
         self._ends = set(ends)
         paths = [path for path, _, _ in (*starts, *ends)]
         self._opened = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
+
+    def tensor_at(self, place: Place) -> Any:
+        """The tensor at a place; an Input where the part starts there."""
+        if place not in self.met:
+            raise TargetError(
+                f"Keras makes no tensor of its own at {place[0]!r}: the layer around it loops over it",
+                hint="cut at the layer around it, or leave the keras target out",
+            )
+        return self.met[place]
 
     def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         keras = backend.keras()
@@ -96,9 +106,8 @@ class _Follower:
             if place not in self.starts:
                 return value
             spec = self.starts[place]
-            self.inputs[place] = _input(spec.name.replace("/", "_"), spec, tuple(value.shape))
-            self.met[place] = self.inputs[place]
-            return self.inputs[place]
+            self.met[place] = _input(spec.name.replace("/", "_"), spec, tuple(value.shape))
+            return self.met[place]
 
         return keras.tree.map_structure(begin, outputs)
 
