@@ -31,12 +31,19 @@ def sweep_one(name: str) -> dict[str, Any]:
     middle = model.layers[len(model.layers) // 2].name
     third = [layer.name for layer in model.layers if layer.name in legal][len(legal) // 3]
     row: dict[str, Any] = {"name": name, "layers": len(model.layers), "legal": len(legal)}
-    for label, cut in (("model", {}), ("trunk", {"to": middle}), ("split", {"split": middle}), ("head", {"from_": third})):
+    for label, cut in (
+        ("model", {}),
+        ("trunk", {"to": middle}),
+        ("split", {"split": middle}),
+        ("head", {"from_": third}),
+    ):
         certificate = model.cut(**cut).validate()
         row[label] = {
             "passed": certificate.passed,
             "error": max(c.scaled_error for c in certificate.comparisons),
-            "problems": [f"{c.piece} {c.output}: {c.problem or c.scaled_error}" for c in certificate.failures()],
+            "problems": [
+                f"{c.piece} {c.output}: {c.problem or c.scaled_error}" for c in certificate.failures()
+            ],
         }
     row |= {"middle": middle, "third": third, "seconds": time.perf_counter() - start}
     row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -48,7 +55,10 @@ def in_child(name: str) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", name]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        return {"name": name, "failure": done.stderr.strip().splitlines()[-1][:200] if done.stderr else "died"}
+        return {
+            "name": name,
+            "failure": done.stderr.strip().splitlines()[-1][:200] if done.stderr else "died",
+        }
     row: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return row
 

@@ -66,11 +66,13 @@ class Model:
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """The model's outputs."""
+        self._source.expect(())
         return tuple(boundary.spec for boundary in self._source.outputs)
 
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer call, in the order of execution."""
+        self._source.expect(())
         return self._source.layers
 
     def cut(

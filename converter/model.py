@@ -210,6 +210,14 @@ class Source(Protocol):
         """Every layer call in the order of execution."""
         ...
 
+    def expect(self, names: Sequence[str]) -> None:
+        """Say that trunks to these layers are all that is wanted next; no names: everything is.
+
+        A source may leave out of `layers`, `outputs` and `export` what comes after them. Boundaries that
+        it has handed out stay good for `run` and `native`.
+        """
+        ...
+
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         """Translate what is needed to compute these boundaries, in about this opset."""
         ...

@@ -13,17 +13,15 @@ from converter.errors import CutError, UsageError, ValidationError
 from converter.finish import OPSETS, finish
 from converter.model import Boundary, LayeredModel, Piece, Source
 from converter.report import Document, Timings, metadata
+from converter.samples import draw, read_samples, vocabularies
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 from converter.validation import (
     Candidate,
     Certificate,
     Session,
-    draw,
     provider_for,
-    read_samples,
     validate,
-    vocabularies,
 )
 
 __all__ = ["DEFAULT_OPSET", "Request", "convert", "cut_out", "deliver", "whole"]
@@ -87,6 +85,7 @@ def cut_out(
 ) -> tuple[tuple[Piece, ...], Frontier | None]:
     """Export what the cut needs, cut it, and finish the pieces."""
     with timings.stage("trace"):
+        source.expect(() if request.from_ or request.split else request.to)
         progress("trace", f"{source.info.name}, {len(source.layers)} layer calls")
         inputs = [spec.name for spec in source.inputs]
         starts = select(request.split or request.from_, source.layers, inputs)
@@ -144,6 +143,7 @@ def deliver(
 
 def whole(source: Source, opset: int = DEFAULT_OPSET) -> LayeredModel:
     """The layered graph of the whole model, side branches included."""
+    source.expect(())
     everything = [b for layer in source.layers for b in layer.boundaries]
     return source.export([*source.outputs, *everything], opset)
 

@@ -47,7 +47,6 @@ def finish(piece: Piece, opset: int) -> None:
     )
     remove_unused(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
-    onnxscript.rewriter.rewrite(model)
     cancel_transposes(model)
     fold_affine(model)
     onnxscript.rewriter.rewrite(model)

@@ -8,6 +8,7 @@ is that of onnx.proto: ModelProto.graph = 7, GraphProto.initializer = 5, TensorP
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -95,6 +96,10 @@ def _without_weights(
         for name in held:
             graph.initializers.pop(name, None)
         graph.initializers.update(held)
+    proto.producer_name, proto.producer_version = "converter", version("converter")
+    proto.ClearField("doc_string")
+    proto.graph.ClearField("doc_string")
+    proto.graph.name = piece.role
     del proto.metadata_props[:]
     for key, text in metadata.items():
         proto.metadata_props.add(key=key, value=text)

@@ -3,7 +3,6 @@
 from converter.validation.certificate import Certificate
 from converter.validation.comparison import Comparison, compare
 from converter.validation.runtime import Session, provider_for
-from converter.validation.samples import draw, read_samples, vocabularies
 from converter.validation.validate import Candidate, validate
 
 __all__ = [
@@ -12,9 +11,6 @@ __all__ = [
     "Comparison",
     "Session",
     "compare",
-    "draw",
     "provider_for",
-    "read_samples",
     "validate",
-    "vocabularies",
 ]

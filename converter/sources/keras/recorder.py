@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-__all__ = ["Around", "LayerCall", "following", "operations", "recording"]
+__all__ = ["Around", "LayerCall", "Reached", "following", "operations", "recording", "single_calls"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +48,29 @@ def operations(model: Any) -> list[Any]:
     return list(found.values())
 
 
+def single_calls(model: Any) -> frozenset[str]:
+    """Paths of the layers that a Functional model calls, if its graph shows that each is called once.
+
+    Empty for models whose graph does not show it: subclassed models and those that share layers.
+    """
+    functional = getattr(model, "_functional", None) or model
+    if not hasattr(functional, "_nodes_by_depth"):
+        return frozenset()
+    nodes = [node for level in functional._nodes_by_depth.values() for node in level]
+    called = [node.operation for node in nodes if not node.is_input]
+    names = [operation.name for operation in called]
+    if len({id(operation) for operation in called}) < len(called) or len(set(names)) < len(names):
+        return frozenset()
+    return frozenset(names)
+
+
+class Reached(BaseException):
+    """Thrown through a model's `call` when what was waited for has been seen.
+
+    Not an Exception, because Keras wraps those in others to add the names of its layers.
+    """
+
+
 class _Calls:
     """Names calls: the path is the stack of layers being called, the index counts them."""
 
@@ -69,9 +92,7 @@ class _Calls:
         self.count[path] += 1
         return LayerCall(path, index, operation, parents)
 
-    def wrap(
-        self, operation: Any, proceed: Callable[..., Any], around: Around
-    ) -> Callable[..., Any]:
+    def wrap(self, operation: Any, proceed: Callable[..., Any], around: Around) -> Callable[..., Any]:
         """The function `proceed` of the operation, with `around` around it."""
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:

@@ -17,7 +17,7 @@ from converter.sources.keras.applications import build_application, value_range
 from converter.sources.keras.files import load_weights, open_file, sha256_of
 from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import Place, part
-from converter.sources.keras.recorder import LayerCall, recording
+from converter.sources.keras.recorder import LayerCall, Reached, recording, single_calls
 from converter.sources.keras.signature import Signature, flatten_named, signature
 from converter.sources.keras.trace import Trace, trace
 from converter.sources.keras.translate import translate
@@ -34,6 +34,10 @@ class KerasSource:
         self.info = info
         self.model = model
         self._range = value_range
+        self._until: frozenset[str] = frozenset()
+        self._traced: Trace | None = None
+        # Where each boundary's tensor appears when the model runs; a string is a model output.
+        self._places: dict[str, Place | str] = {}
 
     @functools.cached_property
     def _signature(self) -> Signature:
@@ -41,15 +45,13 @@ class KerasSource:
         ranged = [dataclasses.replace(spec, value_range=self._range) for spec in found.inputs]
         return dataclasses.replace(found, inputs=tuple(ranged))
 
-    @functools.cached_property
+    @property
     def _trace(self) -> Trace:
-        return trace(self.model, self._signature)
-
-    @functools.cached_property
-    def _places(self) -> dict[str, Place | str]:
-        """Where each boundary's tensor appears when the model runs; a string is a model output."""
-        places: dict[str, Place | str] = {b.value: b.name for b in self._trace.outputs}
-        return places | self._trace.places
+        if self._traced is None:
+            self._traced = trace(self.model, self._signature, self._until)
+            self._places |= self._traced.places
+            self._places |= {b.value: b.name for b in self._traced.outputs}
+        return self._traced
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -62,6 +64,14 @@ class KerasSource:
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self._trace.layers
+
+    def expect(self, names: Sequence[str]) -> None:
+        wanted = frozenset(names) if frozenset(names) <= single_calls(self.model) else frozenset()
+        partial = self._traced is not None and bool(self._until)
+        if partial and wanted and wanted <= {layer.name for layer in self.layers}:
+            return  # what was traced for another cut reaches far enough
+        if self._traced is None or partial:
+            self._traced, self._until = None, wanted
 
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         return translate(self._trace, [boundary.value for boundary in sinks], opset)
@@ -78,12 +88,16 @@ class KerasSource:
                 name = places.get((call.path, call.index, key))
                 if name is not None:
                     found[name] = np.asarray(value)
+            if len(found) == len(places):
+                raise Reached
             return outputs
 
         values = [tf.constant(feeds[spec.name]) for spec in self.inputs]
         try:
             with recording(self.model, observe):
                 outputs = self._signature.call(self.model, values)
+        except Reached:
+            return found
         except Exception as error:
             raise SourceError(
                 f"Keras cannot run {self.info.name!r} on these samples: "

@@ -15,7 +15,7 @@ from converter.errors import SourceError
 from converter.model import Boundary, Dim, Layer, TensorSpec
 from converter.sources.keras import backend
 from converter.sources.keras.inline import inlined
-from converter.sources.keras.recorder import LayerCall, operations, recording
+from converter.sources.keras.recorder import LayerCall, Reached, operations, recording
 from converter.sources.keras.signature import Signature, flatten_named
 
 __all__ = ["Trace", "trace"]
@@ -31,7 +31,9 @@ class Trace:
         outputs: the model's outputs as boundaries of the graph.
         layers: every layer call, in order, with its boundaries.
         weights: graph tensor → (name, Keras variable or TensorFlow tensor).
-        places: boundary tensor → (path of the layer, number of the call, path in its outputs).
+        tensors: `Boundary.value` → graph tensor. Values are names of our own making, the same in every
+            trace of a model, whatever part of it was traced.
+        places: `Boundary.value` → (path of the layer, number of the call, path in its outputs).
     """
 
     graph_def: Any
@@ -40,14 +42,16 @@ class Trace:
     outputs: tuple[Boundary, ...]
     layers: tuple[Layer, ...]
     weights: dict[str, tuple[str, Any]]
+    tensors: dict[str, str]
     places: dict[str, tuple[str, int, str]]
 
 
 class _Fences:
     """Puts an Identity behind every tensor that a layer call returns, and keeps the list."""
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, until: frozenset[str]) -> None:
         self.graph = graph
+        self._missing = set(until)
         self.calls: list[tuple[LayerCall, list[tuple[str, Any]]]] = []
 
     def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -77,11 +81,21 @@ class _Fences:
         ]
         if tensors:
             self.calls.append((call, tensors))
+        if call.path in self._missing:
+            self._missing.remove(call.path)
+            if not self._missing:
+                raise Reached
         return outputs
 
 
-def trace(model: Any, signature: Signature) -> Trace:
+def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset()) -> Trace:
     """Trace a built model in inference mode.
+
+    Args:
+        model: the model.
+        signature: how to call it.
+        until: paths of layers, each called once: stop when all of them were called. The trace then has
+            neither the layers after them nor the model's outputs.
 
     Raises:
         SourceError: Keras or TensorFlow could not run the model on symbolic inputs.
@@ -91,61 +105,69 @@ def trace(model: Any, signature: Signature) -> Trace:
     constant = _variables_to_embed(model)
     arguments = [v for v in variables if id(v) not in constant]
     embedded = [(v, v.numpy()) for v in variables if id(v) in constant]
-    found: dict[str, Any] = {}
-
-    def function(weights: list[Any], inputs: list[Any]) -> list[Any]:
-        fences = found["fences"] = _Fences(tf.compat.v1.get_default_graph())
-        mapping = list(zip(arguments, weights, strict=True))
-        mapping += [(variable, tf.constant(array)) for variable, array in embedded]
-        with keras.StatelessScope(state_mapping=mapping), recording(model, fences):
-            outputs = signature.call(model, inputs)
-        found["outputs"] = signature.name_outputs(model, outputs)
-        if not found["outputs"]:
-            raise SourceError(f"the model {model.name!r} returns no tensor")
-        ends = [tf.identity(value, name="model_output") for _, value in found["outputs"]]
-        found["ends"] = ends
-        # Fences are returned too, so that inlining keeps every one of them.
-        return ends + [value for _, tensors in fences.calls for _, value in tensors]
-
-    specs = [tf.TensorSpec(v.shape, v.dtype) for v in arguments]
-    feeds = [
-        tf.TensorSpec([d if isinstance(d, int) else None for d in s.shape], s.dtype) for s in signature.inputs
-    ]
+    graph = tf.__internal__.FuncGraph("trace")
+    fences = _Fences(graph, until)
     try:
-        concrete = tf.function(function, autograph=False).get_concrete_function(specs, feeds)
+        with graph.as_default():
+            weights = [_placeholder(v.dtype, v.shape) for v in arguments]
+            feeds = [
+                _placeholder(s.dtype, [d if isinstance(d, int) else None for d in s.shape])
+                for s in signature.inputs
+            ]
+            mapping = list(zip(arguments, weights, strict=True))
+            mapping += [(variable, tf.constant(array)) for variable, array in embedded]
+            with keras.StatelessScope(state_mapping=mapping), recording(model, fences):
+                named = signature.name_outputs(model, signature.call(model, feeds))
+            ends = [(name, tf.identity(value, name="model_output")) for name, value in named]
+        if not ends:
+            raise SourceError(f"the model {model.name!r} returns no tensor")
+    except Reached:
+        ends = []
     except SourceError:
         raise
     except Exception as error:
         raise SourceError(
             f"Keras cannot run the model {model.name!r} on symbolic inputs: {type(error).__name__}: {error}"
         ) from error
-    return _collect(concrete, found, arguments, signature)
-
-
-def _collect(concrete: Any, found: dict[str, Any], arguments: list[Any], signature: Signature) -> Trace:
-    graph = concrete.graph
-    placeholders = [tensor.name for tensor in graph.inputs]
-    count, taken = len(arguments), len(arguments) + len(signature.inputs)
     names = _unique_names([v.path for v in arguments], {s.name for s in signature.inputs})
-    weights = dict(zip(placeholders[:count], zip(names, arguments, strict=True), strict=True))
-    graph_def = inlined(graph, [t.name for t in (*graph.inputs, *graph.outputs)])
-    for tensor, captured in zip(placeholders[taken:], concrete.captured_inputs, strict=True):
-        weights[tensor] = (f"captured/{tensor.partition(':')[0]}", captured)
-    _read_captured_variables(graph_def, weights)
-
-    batch = _BatchSizes(graph_def, placeholders[count:taken], signature.inputs)
-    layers = _layers(found["fences"].calls, batch)
-    outputs = tuple(
-        Boundary(batch.spec(name, end), end.name)
-        for (name, _), end in zip(found["outputs"], found["ends"], strict=True)
-    )
-    places = {
-        value.name: (call.path, call.index, key)
-        for call, tensors in found["fences"].calls
-        for key, value in tensors
+    known = {t.name: (n, v) for t, n, v in zip(weights, names, arguments, strict=True)}
+    known |= {
+        inner.name: (f"captured/{inner.op.name}", outer)
+        for outer, inner in graph.captures
+        if outer is not None
     }
-    values = tuple(placeholders[count:taken])
-    return Trace(graph_def, signature.inputs, values, outputs, layers, weights, places)
+    return _collect(graph, fences, ends, [f.name for f in feeds], known, signature)
+
+
+def _placeholder(dtype: Any, shape: Any) -> Any:
+    return backend.tensorflow().compat.v1.placeholder(dtype, shape)
+
+
+def _collect(
+    graph: Any,
+    fences: _Fences,
+    ends: list[tuple[str, Any]],
+    inputs: list[str],
+    weights: dict[str, tuple[str, Any]],
+    signature: Signature,
+) -> Trace:
+    kept = [value for _, tensors in fences.calls for _, value in tensors] + [end for _, end in ends]
+    graph_def = inlined(graph, [*inputs, *weights, *(value.name for value in kept)])
+    _read_captured_variables(graph_def, weights)
+    batch = _BatchSizes(graph_def, inputs, signature.inputs)
+    layers = _layers(fences.calls, batch)
+    outputs = tuple(Boundary(batch.spec(name, end), f"output:{name}") for name, end in ends)
+    tensors = {f"output:{name}": end.name for name, end in ends}
+    places = {}
+    for call, values in fences.calls:
+        for key, value in values:
+            tensors[_value(call, key)] = value.name
+            places[_value(call, key)] = (call.path, call.index, key)
+    return Trace(graph_def, signature.inputs, tuple(inputs), outputs, layers, weights, tensors, places)
+
+
+def _value(call: LayerCall, key: str) -> str:
+    return f"boundary:{call.path}@{call.index}:{key}"
 
 
 def _layers(
@@ -160,7 +182,7 @@ def _layers(
         name = f"{call.path}@{call.index}" if times[call.path] > 1 else call.path
         single = len(tensors) == 1
         boundaries = tuple(
-            Boundary(batch.spec(name if single else f"{name}:{key}", value), value.name)
+            Boundary(batch.spec(name if single else f"{name}:{key}", value), _value(call, key))
             for key, value in tensors
         )
         weights = getattr(call.operation, "weights", ())
@@ -237,46 +259,47 @@ def _read_captured_variables(graph_def: Any, weights: dict[str, tuple[str, Any]]
 
 
 class _BatchSizes:
-    """Tells which unknown sizes are the batch, by shape inference at two batch sizes.
+    """Tells which unknown sizes are the batch, by shape inference with the batch fixed at a prime.
 
-    A first dimension of None may as well be batch x windows; TensorFlow's static shapes do
-    not say. Importing the graph with the batch fixed at two primes does.
+    A first dimension of None may as well be batch x windows; TensorFlow's static shapes do not say.
+    Importing the graph with a batch that no model has by chance does.
     """
 
-    PRIMES = (1009, 1013)
+    PRIME = 2_147_483_629
 
     def __init__(self, graph_def: Any, values: list[str], inputs: Sequence[TensorSpec]) -> None:
-        self._graphs: list[Any] = []
+        self._graph: Any = None
         if not any(spec.shape[:1] == ("batch",) for spec in inputs):
             return
         tf = backend.tensorflow()
-        for prime in self.PRIMES:
-            with tf.Graph().as_default() as graph:
-                replaced = {}
-                for value, spec in zip(values, inputs, strict=True):
-                    shape = [prime if d == "batch" else d if isinstance(d, int) else None for d in spec.shape]
-                    replaced[value] = tf.compat.v1.placeholder(spec.dtype, shape)
-                tf.import_graph_def(graph_def, input_map=replaced, name="")
-                self._graphs.append(graph)
-
-    def _follows_batch(self, shapes: Sequence[Any], axis: int) -> bool:
-        # Shapes are lost in loops; what nothing contradicts there is Keras's rule, batch first.
-        if all(s.rank is None or s[axis] is None for s in shapes):
-            return axis == 0
-        return all(s[axis] == p for s, p in zip(shapes, self.PRIMES, strict=True))
+        with tf.Graph().as_default() as self._graph:
+            replaced = {}
+            for value, spec in zip(values, inputs, strict=True):
+                shape = [
+                    self.PRIME if d == "batch" else d if isinstance(d, int) else None for d in spec.shape
+                ]
+                replaced[value] = tf.compat.v1.placeholder(spec.dtype, shape)
+            tf.import_graph_def(graph_def, input_map=replaced, name="")
 
     def spec(self, name: str, tensor: Any) -> TensorSpec:
         """The tensor's spec; sizes that are neither fixed nor the batch get names of their own."""
-        dtype = tensor.dtype.name
         if tensor.shape.rank is None:
             raise SourceError(f"the rank of {name!r} is not known before the model runs")
-        at = [graph.get_tensor_by_name(tensor.name).shape for graph in self._graphs]
         shape: list[Dim] = []
         for axis, size in enumerate(tensor.shape.as_list()):
             if size is not None:
                 shape.append(size)
-            elif at and self._follows_batch(at, axis):
+            elif self._is_batch(tensor, axis):
                 shape.append("batch")
             else:
                 shape.append(f"{name}_dim{axis}")
-        return TensorSpec(name, tuple(shape), dtype)
+        return TensorSpec(name, tuple(shape), tensor.dtype.name)
+
+    def _is_batch(self, tensor: Any, axis: int) -> bool:
+        if self._graph is None:
+            return False
+        shape = self._graph.get_tensor_by_name(tensor.name).shape
+        # Shapes are lost in loops; what nothing contradicts there is Keras's rule, batch first.
+        if shape.rank is None or shape[axis] is None:
+            return axis == 0
+        return bool(shape[axis] == self.PRIME)

@@ -26,31 +26,33 @@ _NEWEST = 18
 
 
 def translate(traced: Trace, sinks: Sequence[str], opset: int) -> LayeredModel:
-    """Translate what the graph tensors `sinks` depend on.
+    """Translate what the boundaries `sinks` depend on.
 
     Args:
         traced: the traced model.
-        sinks: names of boundaries' tensors in the TensorFlow graph.
+        sinks: values of boundaries.
         opset: the wanted opset; the result has this one or tf2onnx's newest.
 
     Raises:
         SourceError: an operator has no translation to ONNX; the layers that use it are named.
     """
     tf = backend.tensorflow()
+    ends = list(dict.fromkeys(traced.tensors[sink] for sink in sinks))
     graph_def = tf.compat.v1.graph_util.extract_sub_graph(
-        traced.graph_def, sorted({sink.partition(":")[0] for sink in sinks})
+        traced.graph_def, sorted({end.partition(":")[0] for end in ends})
     )
     kept = {node.name for node in graph_def.node}
 
-    def is_kept(value: str) -> bool:
-        return value.partition(":")[0] in kept
+    def is_kept(tensor: str) -> bool:
+        return tensor.partition(":")[0] in kept
 
-    layers = tuple(layer for layer in traced.layers if any(is_kept(b.value) for b in layer.boundaries))
-    outputs = tuple(boundary for boundary in traced.outputs if is_kept(boundary.value))
-    weights = {value: weight for value, weight in traced.weights.items() if is_kept(value)}
-    inputs = [value for value in traced.input_values if is_kept(value)]
+    boundaries = {value for value, tensor in traced.tensors.items() if is_kept(tensor)}
+    layers = tuple(la for la in traced.layers if any(b.value in boundaries for b in la.boundaries))
+    outputs = tuple(boundary for boundary in traced.outputs if boundary.value in boundaries)
+    weights = {tensor: weight for tensor, weight in traced.weights.items() if is_kept(tensor)}
+    inputs = [tensor for tensor in traced.input_values if is_kept(tensor)]
 
-    proto = _process(graph_def, inputs + list(weights), _drains(graph_def, sinks), opset)
+    proto = _process(graph_def, inputs + list(weights), _drains(graph_def, ends), opset)
     graph = ir.serde.deserialize_model(proto)
     common.TopologicalSortPass()(graph)
     _fill_gaps(graph)
@@ -59,16 +61,16 @@ def translate(traced: Trace, sinks: Sequence[str], opset: int) -> LayeredModel:
     return LayeredModel(graph, traced.inputs, outputs, layers)
 
 
-def _drains(graph_def: Any, sinks: Sequence[str]) -> list[str]:
-    """Hang an Identity on each sink, to be the output in its place.
+def _drains(graph_def: Any, ends: Sequence[str]) -> list[str]:
+    """Hang an Identity on each end, to be the output in its place.
 
-    tf2onnx renames what an output's readers read, and a sink may have readers of its own.
+    tf2onnx renames what an output's readers read, and an end may have readers of its own.
     """
     types = {node.name: node.attr["T"] for node in graph_def.node if "T" in node.attr}
     drains = []
-    for number, sink in enumerate(dict.fromkeys(sinks)):
-        node = graph_def.node.add(name=f"drain_{number}", op="Identity", input=[sink])
-        node.attr["T"].CopyFrom(types[sink.partition(":")[0]])
+    for number, end in enumerate(ends):
+        node = graph_def.node.add(name=f"drain_{number}", op="Identity", input=[end])
+        node.attr["T"].CopyFrom(types[end.partition(":")[0]])
         drains.append(f"{node.name}:0")
     return drains
 
@@ -151,14 +153,15 @@ def _specify(graph: ir.Model, traced: Trace) -> None:
         spec = specs[value.name]
         value.name = spec.name
         value.shape = ir.Shape(spec.shape)
-    fences = {b.value: (layer.name, b.spec) for layer in traced.layers for b in layer.boundaries}
-    fences |= {b.value: ("", b.spec) for b in traced.outputs}
+    fences = {traced.tensors[b.value]: (layer.name, b) for layer in traced.layers for b in layer.boundaries}
+    fences |= {traced.tensors[b.value]: ("", b) for b in traced.outputs}
     for node in reversed(graph.graph):
         layer = ""
         for output in node.outputs:
             if output.name in fences:
-                layer, spec = fences[output.name]
-                output.shape, output.type = ir.Shape(spec.shape), spec.onnx_type
+                layer, boundary = fences[output.name]
+                output.name = boundary.value
+                output.shape, output.type = ir.Shape(boundary.spec.shape), boundary.spec.onnx_type
         readers = (user.metadata_props.get(LAYER) for o in node.outputs for user in o.consumers())
         layer = layer or next((reader for reader in readers if reader), "")
         if layer:

@@ -1,4 +1,4 @@
-"""Inputs to validate on: seeded random ones in the model's real range, or the user's own."""
+"""Inputs to run a model on: seeded random ones in its real range, or the user's own."""
 
 from __future__ import annotations
 

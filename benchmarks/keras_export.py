@@ -1,0 +1,181 @@
+"""Keras to ONNX: this converter beside tf2onnx and Keras's own export, each in a process of its own.
+
+    python benchmarks/keras_export.py [MODEL…] [--runs N]
+
+For each model the whole and the trunk at a middle layer. Time runs from the built Keras model to the file on
+disk, without validation on any side; `validated` is this converter with its validation. Peak memory is
+that of the whole process, TensorFlow and the model's weights included. Peers get the trunk as a native
+Keras model, which is the way they can cut. Latency is ONNX Runtime's, CPU, batch 1, interleaved runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+MODELS = {
+    "VGG16": "block4_pool",
+    "ResNet50": "conv4_block3_out",
+    "MobileNetV2": "block_8_add",
+    "EfficientNetB0": "block4c_add",
+    "DenseNet121": "pool3_pool",
+}
+EXPORTERS = ("converter", "validated", "tf2onnx", "keras.export")
+TIMEOUT = 900
+
+
+def export(exporter: str, name: str, layer: str | None, path: Path) -> dict[str, Any]:
+    """Build the model, export it once, and say how long that took; runs in the child."""
+    # The kernel shall kill this process and no other if memory runs out.
+    Path("/proc/self/oom_score_adj").write_text("1000")
+    from converter.sources.keras import backend
+    from converter.sources.keras.applications import build_application
+
+    keras = backend.keras()
+    backend.tf2onnx()
+    import converter.handles  # imports are no part of the measured time, on any side
+
+    model = build_application(name, pretrained=False, seed=0)
+    if exporter in ("tf2onnx", "keras.export") and layer:
+        model = keras.Model(model.input, model.get_layer(layer).output)
+    start = time.perf_counter()
+    if exporter == "tf2onnx":
+        _tf2onnx(model, path)
+    elif exporter == "keras.export":
+        model.export(str(path), format="onnx", verbose=False)
+    else:
+        cut = converter.handles.load(model).cut(**({"to": layer} if layer else {}))
+        cut.save(path.parent / "out", validate=exporter == "validated")
+        made = next((path.parent / "out").glob("*.onnx"))
+    seconds = time.perf_counter() - start
+    if exporter in ("converter", "validated"):
+        made.rename(path)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "peak": peak}
+
+
+def _tf2onnx(model: Any, path: Path) -> None:
+    import tensorflow as tf
+    import tf2onnx
+
+    signature = [tf.TensorSpec((None, *model.input.shape[1:]), model.input.dtype, name="x")]
+    model.output_names = ["output"]  # tf2onnx 1.17 asks Keras 3 for what it no longer has
+    tf2onnx.convert.from_keras(model, input_signature=signature, opset=18, output_path=str(path))
+
+
+def in_child(exporter: str, name: str, layer: str | None, path: Path) -> dict[str, Any]:
+    """Measure in a fresh process; a failure is a result, too."""
+    command = [sys.executable, __file__, "--child", exporter, name, layer or "", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
+    except subprocess.TimeoutExpired:
+        return {"failure": f"more than {TIMEOUT} s"}
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return {"failure": "killed" if done.returncode < 0 else (lines or ["died"])[-1][:120]}
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def nodes(path: Path) -> int:
+    import onnx
+
+    return len(onnx.load(path, load_external_data=False).graph.node)
+
+
+def latencies(paths: dict[str, Path], rounds: int = 25) -> dict[str, float]:
+    """Median milliseconds of each model; runs are interleaved so that noise meets all alike."""
+    import numpy as np
+    import onnxruntime
+
+    sessions = {}
+    for key, path in paths.items():
+        session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        shape = [d if isinstance(d, int) else 1 for d in session.get_inputs()[0].shape]
+        feed = {session.get_inputs()[0].name: np.random.default_rng(0).random(shape, np.float32)}
+        sessions[key] = (session, feed)
+    times: dict[str, list[float]] = {key: [] for key in sessions}
+    for number in range(rounds + 3):
+        order = list(sessions.items())
+        random.Random(number).shuffle(order)
+        for key, (session, feed) in order:
+            start = time.perf_counter()
+            session.run(None, feed)
+            if number >= 3:
+                times[key].append(time.perf_counter() - start)
+    ours = times["converter"]
+    paired = {k: statistics.median(a / b for a, b in zip(ours, t, strict=True)) for k, t in times.items()}
+    return {**{k: statistics.median(t) * 1e3 for k, t in times.items()},
+            **{f"ratio {k}": v for k, v in paired.items()}}  # fmt: skip
+
+
+def measure(name: str, layer: str | None, runs: int) -> list[str]:
+    """Rows of the table for one model or trunk."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        results: dict[str, list[dict[str, Any]]] = {exporter: [] for exporter in EXPORTERS}
+        paths = {}
+        for number in range(runs):
+            for exporter in EXPORTERS:
+                if any("failure" in earlier for earlier in results[exporter]):
+                    continue
+                path = Path(folder) / f"{exporter}-{number}" / "model.onnx"
+                path.parent.mkdir()
+                results[exporter].append(in_child(exporter, name, layer, path))
+                if "failure" not in results[exporter][-1] and number == 0 and exporter != "validated":
+                    paths[exporter] = path
+        speed = latencies(paths)
+        best = statistics.median(r["seconds"] for r in results["converter"])
+        memory = statistics.median(r["peak"] for r in results["converter"])
+        for exporter in EXPORTERS:
+            title = f"{name} {'to `' + layer + '`' if layer else 'whole'} | {exporter}"
+            failed = next((r["failure"] for r in results[exporter] if "failure" in r), None)
+            if failed:
+                rows.append(f"| {title} | failed: {failed} | | | | | | |")
+                continue
+            seconds = statistics.median(r["seconds"] for r in results[exporter])
+            peak = statistics.median(r["peak"] for r in results[exporter])
+            cells = [f"{seconds:.1f}", f"{seconds / best:.1f}", f"{peak / 1e9:.2f}", f"{peak / memory:.1f}"]
+            if exporter in paths:
+                ratio = speed[f"ratio {exporter}"]
+                cells += [str(nodes(paths[exporter])), f"{speed[exporter]:.1f}", f"{ratio:.3f}"]
+            else:
+                cells += ["", "", ""]
+            rows.append(f"| {title} | {' | '.join(cells)} |")
+    return rows
+
+
+HEAD = (
+    "| model | exporter | s | × ours | peak GB | × ours | nodes | latency ms | our latency over theirs |\n"
+    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="*")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--child", nargs=4)
+    options = parser.parse_args()
+    if options.child:
+        exporter, name, layer, path = options.child
+        print(json.dumps(export(exporter, name, layer or None, Path(path))))
+        return
+    print(HEAD)
+    for name in options.models or MODELS:
+        for layer in (None, MODELS[name]):
+            for row in measure(name, layer, options.runs):
+                print(row, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""Whole files or none, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from converter.errors import TargetError
+from converter.targets import staged
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from converter.targets import staged, staging
+folder, stop = Path(sys.argv[1]), int(sys.argv[2])
+steps = 0
+def step(*args):
+    global steps
+    steps += 1
+    if steps == stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+for name in ("open", "fsync", "mkdir", "rename", "replace"):
+    original = getattr(os, name)
+    setattr(os, name, lambda *a, original=original, **k: (step(), original(*a, **k))[1])
+replace = Path.replace
+Path.replace = lambda self, other: (step(), replace(self, other))[1]
+with staged(folder) as scratch:
+    for name in ("trunk.onnx", "head.onnx", "report.json"):
+        (scratch / name).write_text("new " * 1000)
+        step()
+print("finished", steps)
+"""
+
+
+def test_a_run_killed_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
+    finished = False
+    for stop in range(1, 60):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        for name in ("trunk.onnx", "head.onnx", "report.json"):
+            (folder / name).write_text("old " * 1000)
+        done = subprocess.run([sys.executable, "-c", KILLED, folder, str(stop)], capture_output=True)
+        texts = {name: (folder / name).read_text() for name in ("trunk.onnx", "head.onnx", "report.json")}
+        assert set(texts.values()) <= {"old " * 1000, "new " * 1000}
+        if texts["report.json"].startswith("new"):
+            assert all(text.startswith("new") for text in texts.values())
+        with staged(folder):
+            pass
+        assert sorted(p.name for p in folder.iterdir()) == ["head.onnx", "report.json", "trunk.onnx"]
+        if done.returncode == 0:
+            finished = True
+            break
+        assert done.returncode == -signal.SIGKILL
+    assert finished
+    assert stop > 8
+
+
+def test_an_error_leaves_no_trace(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with pytest.raises(ValueError, match="x"), staged(folder) as scratch:  # noqa: PT012
+        (scratch / "trunk.onnx").write_text("half")
+        raise ValueError("x")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_was_there_stays(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("mine")
+    with staged(tmp_path) as scratch:
+        (scratch / "trunk.onnx").write_text("new")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine.txt", "trunk.onnx"]
+
+
+def test_the_scratch_folder_of_a_living_process_is_not_touched(tmp_path: Path) -> None:
+    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
+    try:
+        theirs = tmp_path / f".converter-staging-{other.pid}"
+        theirs.mkdir()
+        with staged(tmp_path):
+            pass
+        assert theirs.exists()
+    finally:
+        other.kill()
+        other.wait()
+    time.sleep(0.05)
+    with staged(tmp_path):
+        pass
+    assert not theirs.exists()
+
+
+def test_a_file_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("")
+    with pytest.raises(TargetError, match="cannot write to"), staged(tmp_path / "taken"):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_permission(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(TargetError, match="cannot write to"), staged(tmp_path / "out"):
+        pass
