@@ -1,8 +1,8 @@
 """Fold per-channel scales and offsets into the convolutions before them.
 
-Conv(x, W, b) * s + t  =  Conv(x, W * s, b * s + t)  for s, t of one value a channel: this is what is
-left of a BatchNorm in inference mode once its statistics are constants (the folding that ONNX Runtime
-does at load time, and Jacob et al. 2018, arXiv:1712.05877, section 3.2, describe for training).
+Conv(x, W, b) * s + t  =  Conv(x, W * s, b * s + t)  for s, t of one value a channel: a BatchNorm in
+inference mode, or what is left of one that was spelled out (the folding that ONNX Runtime does at load time,
+and Jacob et al. 2018, arXiv:1712.05877, section 3.2, describe for training).
 
 Requires: constants folded, transposes cancelled. Ensures: same values up to rounding.
 """
@@ -19,38 +19,40 @@ from converter.finish.graphs import constant_of, main_domain, make_constant, rep
 
 __all__ = ["fold_affine"]
 
+Vector = npt.NDArray[Any]
 _WEIGHT_LIMIT = 1 << 31
 
 
 def fold_affine(model: ir.Model) -> None:
-    """Fold Mul, Div, Add and Sub by a constant a channel into Conv nodes, in place."""
+    """Fold BatchNormalization, and Mul, Div, Add and Sub by a constant a channel, into Conv, in place."""
     for node in list(model.graph):
-        if main_domain(node) and node.op_type in ("Mul", "Div", "Add", "Sub"):
+        if main_domain(node) and node.op_type in ("Mul", "Div", "Add", "Sub", "BatchNormalization"):
             _fold(model.graph, node)
 
 
 def _fold(graph: ir.Graph, node: ir.Node) -> None:
-    conv, constant = _conv_and_constant(node)
-    if conv is None or constant is None:
+    data, constant = _operands(node)
+    conv = data.producer() if data is not None else None
+    if data is None or conv is None or conv.op_type != "Conv" or not main_domain(conv):
+        return
+    if len(data.uses()) > 1 or data.is_graph_output():
         return
     weight = constant_of(conv.inputs[1], _WEIGHT_LIMIT)
     has_bias = len(conv.inputs) > 2 and conv.inputs[2] is not None
     bias = constant_of(conv.inputs[2]) if has_bias else None
     if weight is None or (has_bias and bias is None) or weight.dtype.kind != "f":
         return
-    vector = _per_channel(constant, weight.ndim, weight.shape[0])
-    if vector is None:
+    affine = _affine(node, constant, weight)
+    if affine is None:
         return
-    if bias is None:
-        bias = np.zeros(weight.shape[0], weight.dtype)
-    if node.op_type in ("Mul", "Div"):
-        scale = vector if node.op_type == "Mul" else 1 / vector
-        scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1)).astype(weight.dtype)
-        conv.replace_input_with(1, _constant_like(conv, 1, scaled))
-        bias, changed = bias * scale, has_bias
-    else:
-        bias, changed = bias + (vector if node.op_type == "Add" else -vector), True
-    if changed:
+    scale, offset = affine
+    if scale is not None:
+        scaled = weight * scale.reshape(-1, *[1] * (weight.ndim - 1))
+        conv.replace_input_with(1, _constant_like(conv, 1, scaled.astype(weight.dtype)))
+        bias = None if bias is None else bias * scale
+    if offset is not None:
+        bias = offset if bias is None else bias + offset
+    if bias is not None:
         value = _constant_like(conv, 2, bias.astype(weight.dtype))
         conv.resize_inputs(3)
         conv.replace_input_with(2, value)
@@ -60,20 +62,47 @@ def _fold(graph: ir.Graph, node: ir.Node) -> None:
     graph.remove(node, safe=True)
 
 
-def _conv_and_constant(node: ir.Node) -> tuple[ir.Node | None, npt.NDArray[Any] | None]:
-    """The convolution that feeds the node alone, and the node's constant operand."""
+def _operands(node: ir.Node) -> tuple[ir.Value | None, Vector | None]:
+    """The operand that comes from the data, and the constant one; BatchNorm's constants are several."""
+    if node.op_type == "BatchNormalization":
+        return node.inputs[0], None
     left, right = node.inputs[0], node.inputs[1]
-    data, constant = left, constant_of(right)
+    constant = constant_of(right)
     if constant is None and node.op_type in ("Mul", "Add"):
-        data, constant = right, constant_of(left)
-    conv = data.producer() if data is not None else None
-    if data is None or conv is None or constant is None or constant.dtype.kind != "f":
-        return None, None
-    alone = len(data.uses()) == 1 and not data.is_graph_output()
-    return (conv, constant) if conv.op_type == "Conv" and main_domain(conv) and alone else (None, None)
+        return right, constant_of(left)
+    return left, constant
 
 
-def _per_channel(constant: npt.NDArray[Any], rank: int, channels: int) -> npt.NDArray[Any] | None:
+def _affine(
+    node: ir.Node, constant: Vector | None, weight: Vector
+) -> tuple[Vector | None, Vector | None] | None:
+    """What the node multiplies by and adds, a value a channel; None where it is something else."""
+    channels = weight.shape[0]
+    if node.op_type == "BatchNormalization":
+        return _of_batch_norm(node)
+    if constant is None or constant.dtype.kind != "f":
+        return None
+    vector = _per_channel(constant, weight.ndim, channels)
+    if vector is None:
+        return None
+    if node.op_type in ("Mul", "Div"):
+        return (vector if node.op_type == "Mul" else 1 / vector), None
+    return None, (vector if node.op_type == "Add" else -vector)
+
+
+def _of_batch_norm(node: ir.Node) -> tuple[Vector, Vector] | None:
+    found = [constant_of(value) for value in node.inputs[1:5]]
+    training = "training_mode" in node.attributes and node.attributes["training_mode"].as_int()
+    if training or any(array is None for array in found):
+        return None
+    # In double precision: the result is rounded once, as the framework's own operator does at best.
+    gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in found)
+    epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    scale = gamma / np.sqrt(variance + epsilon)
+    return scale, beta - mean * scale
+
+
+def _per_channel(constant: Vector, rank: int, channels: int) -> Vector | None:
     """The constant as a vector over axis 1 of an NC… tensor of that rank, if it is one."""
     if constant.size == 1 and constant.ndim <= rank:
         return np.full(channels, constant.reshape(()), constant.dtype)
@@ -85,7 +114,7 @@ def _per_channel(constant: npt.NDArray[Any], rank: int, channels: int) -> npt.ND
     return None
 
 
-def _constant_like(node: ir.Node, index: int, array: npt.NDArray[Any]) -> ir.Value:
+def _constant_like(node: ir.Node, index: int, array: Vector) -> ir.Value:
     value = node.inputs[index] if len(node.inputs) > index else None
     name = value.name if value is not None and value.name else "bias"
     return make_constant(node, array, name)

@@ -15,6 +15,7 @@ from converter.errors import SourceError
 from converter.model import Boundary, Dim, Layer, TensorSpec
 from converter.sources.keras import backend
 from converter.sources.keras.inline import inlined
+from converter.sources.keras.lowering import lowered
 from converter.sources.keras.recorder import LayerCall, Reached, operations, recording
 from converter.sources.keras.signature import Signature, flatten_named
 
@@ -56,7 +57,7 @@ class _Fences:
 
     def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         tf, keras = backend.tensorflow(), backend.keras()
-        outputs = proceed(*args, **kwargs)
+        outputs = (lowered(call.operation) or proceed)(*args, **kwargs)
         # Bodies of loops and branches are graphs of their own; nothing outside can see into them.
         if tf.compat.v1.get_default_graph() is not self.graph:
             return outputs

@@ -1,0 +1,48 @@
+"""Layers that Keras spells out in small steps although one operator computes them.
+
+In inference mode Keras 3 runs a BatchNormalization as a square root, a reciprocal, two products and two
+sums, most of them on weights alone. As TensorFlow's fused operator it stays one node all the way: it
+keeps its four weights by their names, tracing and translating take less time, and a BatchNorm that no
+convolution absorbs costs one pass over the data instead of two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from converter.sources.keras import backend
+
+__all__ = ["lowered"]
+
+
+def lowered(layer: Any) -> Callable[..., Any] | None:
+    """A function to call in the place of the layer's own `call` in inference mode, or None.
+
+    Only exact Keras classes are lowered: a subclass may compute something else.
+    """
+    if type(layer) is backend.keras().layers.BatchNormalization and _is_plain(layer):
+        return lambda inputs, *_, **__: _batch_normalization(layer, inputs)
+    return None
+
+
+def _is_plain(layer: Any) -> bool:
+    """Whether the fused operator covers it: images, channels last, single precision."""
+    spec = layer.input_spec
+    rank, last = getattr(spec, "ndim", None), layer.axis in (-1, 3)
+    kept = layer.compute_dtype == layer.variable_dtype == "float32"
+    return rank == 4 and last and kept and getattr(layer, "quantization_mode", None) is None
+
+
+def _batch_normalization(layer: Any, inputs: Any) -> Any:
+    tf = backend.tensorflow()
+    mean, variance = layer.moving_mean.value, layer.moving_variance.value
+    return tf.raw_ops.FusedBatchNormV3(
+        x=inputs,
+        scale=layer.gamma.value if layer.scale else tf.ones_like(mean),
+        offset=layer.beta.value if layer.center else tf.zeros_like(mean),
+        mean=mean,
+        variance=variance,
+        epsilon=layer.epsilon,
+        is_training=False,
+    ).y
