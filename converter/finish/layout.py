@@ -4,8 +4,9 @@ A *region* is a connected set of nodes that compute the same in any layout once 
 renamed (elementwise operators, Concat, Pad, reductions, …). A source in NHWC arrives as NCHW
 convolutions with a Transpose before and after each; between them lie such regions. Storing a region
 in the convolutions' layout removes the Transposes on its rim, at the price of new ones where it
-touches something that wants the old layout. A region is flipped when the count goes down, so the pass
-ends. The same idea, as local push-down rewrites, is tf2onnx's and ONNX Runtime's transpose optimizer.
+touches something that wants the old layout. A region is flipped when the count goes down, or when a
+Transpose gets to the model's input by it, so the pass ends. The same idea, as local push-down
+rewrites, is tf2onnx's and ONNX Runtime's transpose optimizer.
 
 Requires: constants folded. Ensures: same values, never more Transposes than before.
 """
@@ -153,10 +154,18 @@ def _flip_regions(graph: ir.Graph, perm: Perm) -> bool:
     members = [m for node in graph if (m := _member(node, perm)) is not None]
     flipped = False
     for region in _connected(members):
-        if _gain(region, perm) > 0:
+        gain = _gain(region, perm)
+        # At a tie a Transpose moves to the model's input, where it no longer parts a Pad from its Conv.
+        if gain > 0 or (gain == 0 and _reads_inputs_alone(region)):
             _flip(graph, region, perm)
             flipped = True
     return flipped
+
+
+def _reads_inputs_alone(region: Sequence[_Member]) -> bool:
+    entering, made, _ = _rim(region)
+    kept = any(value.is_graph_output() for value in made)
+    return bool(made) and not kept and all(value.is_graph_input() for value in entering)
 
 
 def _values(member: _Member) -> list[ir.Value]:

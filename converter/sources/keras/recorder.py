@@ -11,10 +11,10 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-__all__ = ["Around", "LayerCall", "Reached", "following", "operations", "recording", "single_calls"]
+__all__ = ["Around", "LayerCall", "Reached", "calls_until", "following", "operations", "recording"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,20 +48,20 @@ def operations(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def single_calls(model: Any) -> frozenset[str]:
-    """Paths of the layers that a Functional model calls, if its graph shows that each is called once.
+def calls_until(model: Any, names: Collection[str]) -> list[Any]:
+    """The operations that a Functional model calls, in order, up to the last one of these names.
 
-    Empty for models whose graph does not show it: subclassed models and those that share layers.
+    Empty where its graph does not show it: for subclassed models, for names it does not have,
+    and where a layer is called twice, since calls could then be numbered by all of them only.
     """
     functional = getattr(model, "_functional", None) or model
-    if not hasattr(functional, "_nodes_by_depth"):
-        return frozenset()
-    nodes = [node for level in functional._nodes_by_depth.values() for node in level]
+    levels = getattr(functional, "_nodes_by_depth", {})
+    nodes = [node for depth in sorted(levels, reverse=True) for node in levels[depth]]
     called = [node.operation for node in nodes if not node.is_input]
-    names = [operation.name for operation in called]
-    if len({id(operation) for operation in called}) < len(called) or len(set(names)) < len(names):
-        return frozenset()
-    return frozenset(names)
+    order = {operation.name: index for index, operation in enumerate(called)}
+    if len(order) < len(called) or not names or not set(names) <= set(order):
+        return []
+    return called[: max(order[name] for name in names) + 1]
 
 
 class Reached(BaseException):

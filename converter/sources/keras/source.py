@@ -17,7 +17,7 @@ from converter.sources.keras.applications import build_application, value_range
 from converter.sources.keras.files import load_weights, open_file, sha256_of
 from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import Place, part
-from converter.sources.keras.recorder import LayerCall, Reached, recording, single_calls
+from converter.sources.keras.recorder import LayerCall, Reached, calls_until, recording
 from converter.sources.keras.signature import Signature, flatten_named, signature
 from converter.sources.keras.trace import Trace, trace
 from converter.sources.keras.translate import translate
@@ -66,7 +66,7 @@ class KerasSource:
         return self._trace.layers
 
     def expect(self, names: Sequence[str]) -> None:
-        wanted = frozenset(names) if frozenset(names) <= single_calls(self.model) else frozenset()
+        wanted = frozenset(names) if calls_until(self.model, names) else frozenset()
         partial = self._traced is not None and bool(self._until)
         if partial and wanted and wanted <= {layer.name for layer in self.layers}:
             return  # what was traced for another cut reaches far enough

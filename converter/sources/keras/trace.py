@@ -16,7 +16,7 @@ from converter.model import Boundary, Dim, Layer, TensorSpec
 from converter.sources.keras import backend
 from converter.sources.keras.inline import inlined
 from converter.sources.keras.lowering import lowered
-from converter.sources.keras.recorder import LayerCall, Reached, operations, recording
+from converter.sources.keras.recorder import LayerCall, Reached, calls_until, operations, recording
 from converter.sources.keras.signature import Signature, flatten_named
 
 __all__ = ["Trace", "trace"]
@@ -102,7 +102,7 @@ def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset())
         SourceError: Keras or TensorFlow could not run the model on symbolic inputs.
     """
     tf, keras = backend.tensorflow(), backend.keras()
-    variables = _unique_variables(model)
+    variables = _variables(calls_until(model, until) or [model])
     constant = _variables_to_embed(model)
     arguments = [v for v in variables if id(v) not in constant]
     embedded = [(v, v.numpy()) for v in variables if id(v) in constant]
@@ -208,8 +208,9 @@ def _size(variable: Any) -> int:
     return size
 
 
-def _unique_variables(model: Any) -> list[Any]:
-    return list({id(v): v for v in model.variables}.values())
+def _variables(owners: Sequence[Any]) -> list[Any]:
+    """The variables of layers, each once; bare operations have none."""
+    return list({id(v): v for owner in owners for v in getattr(owner, "variables", ())}.values())
 
 
 def _variables_to_embed(model: Any) -> set[int]:
