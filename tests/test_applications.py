@@ -114,3 +114,12 @@ def test_seeded_weights_repeat_and_differ_by_seed() -> None:
 
     assert np.array_equal(kernel(1), kernel(1))
     assert not np.array_equal(kernel(1), kernel(2))
+
+
+def test_the_batch_is_told_from_other_sizes_at_full_resolution() -> None:
+    """Large images must not overflow the shape arithmetic that tells the batch from the rest."""
+    model = converter.load("keras:convnexttiny", weights="random")
+    for layer in model.layers:
+        assert layer.boundaries[0].spec.shape[0] == "batch", layer.name
+    nodes = model.cut(to="convnext_tiny_stage_0_block_0_pointwise_conv_1").pieces[0].graph.graph
+    assert not {"Shape", "Reshape", "Gather"} & {node.op_type for node in nodes}

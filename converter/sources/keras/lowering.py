@@ -3,7 +3,8 @@
 In inference mode Keras 3 runs a BatchNormalization as a square root, a reciprocal, two products and two
 sums, most of them on weights alone. As TensorFlow's fused operator it stays one node all the way: it
 keeps its four weights by their names, tracing and translating take less time, and a BatchNorm that no
-convolution absorbs costs one pass over the data instead of two.
+convolution absorbs costs one pass over the data instead of two. A Dense on more than two axes is a
+tensordot, a dozen nodes of shape arithmetic; as a matrix product it is one.
 """
 
 from __future__ import annotations
@@ -21,17 +22,22 @@ def lowered(layer: Any) -> Callable[..., Any] | None:
 
     Only exact Keras classes are lowered: a subclass may compute something else.
     """
-    if type(layer) is backend.keras().layers.BatchNormalization and _is_plain(layer):
+    layers = backend.keras().layers
+    if getattr(layer, "quantization_mode", None) is not None:
+        return None
+    if type(layer) is layers.BatchNormalization and _is_fused(layer):
         return lambda inputs, *_, **__: _batch_normalization(layer, inputs)
+    if type(layer) is layers.Dense and not layer.lora_enabled:
+        return lambda inputs, *_, **__: _dense(layer, inputs)
     return None
 
 
-def _is_plain(layer: Any) -> bool:
+def _is_fused(layer: Any) -> bool:
     """Whether the fused operator covers it: images, channels last, single precision."""
     spec = layer.input_spec
     rank, last = getattr(spec, "ndim", None), layer.axis in (-1, 3)
     kept = layer.compute_dtype == layer.variable_dtype == "float32"
-    return rank == 4 and last and kept and getattr(layer, "quantization_mode", None) is None
+    return rank == 4 and last and kept
 
 
 def _batch_normalization(layer: Any, inputs: Any) -> Any:
@@ -46,3 +52,12 @@ def _batch_normalization(layer: Any, inputs: Any) -> Any:
         epsilon=layer.epsilon,
         is_training=False,
     ).y
+
+
+def _dense(layer: Any, inputs: Any) -> Any:
+    keras = backend.keras()
+    kernel = keras.ops.convert_to_tensor(layer.kernel)
+    outputs = backend.tensorflow().matmul(inputs, kernel)
+    if layer.bias is not None:
+        outputs = keras.ops.add(outputs, layer.bias)
+    return outputs if layer.activation is None else layer.activation(outputs)

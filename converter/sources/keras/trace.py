@@ -267,7 +267,7 @@ class _BatchSizes:
     Importing the graph with a batch that no model has by chance does.
     """
 
-    PRIME = 2_147_483_629
+    PRIME = 10_007  # times a large image it still fits the int32 of TensorFlow's shapes
 
     def __init__(self, graph_def: Any, values: list[str], inputs: Sequence[TensorSpec]) -> None:
         self._graph: Any = None
