@@ -11,16 +11,18 @@ Keras model, which is the way they can cut. Latency is ONNX Runtime's, CPU, batc
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import random
 import resource
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 MODELS = {
     "VGG16": "block4_pool",
@@ -77,15 +79,24 @@ def _tf2onnx(model: Any, path: Path) -> None:
 def in_child(exporter: str, name: str, layer: str | None, path: Path) -> dict[str, Any]:
     """Measure in a fresh process; a failure is a result, too."""
     command = [sys.executable, __file__, "--child", exporter, name, layer or "", str(path)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=TIMEOUT)
-    except subprocess.TimeoutExpired:
-        return {"failure": f"more than {TIMEOUT} s"}
-    if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return {"failure": "killed" if done.returncode < 0 else (lines or ["died"])[-1][:120]}
-    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    start, peak = time.perf_counter(), 0
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = psutil.Popen(command, stdout=out, stderr=err)
+        while child.poll() is None and time.perf_counter() - start < TIMEOUT:
+            with contextlib.suppress(psutil.Error):
+                peak = max(peak, child.memory_info().rss)
+            time.sleep(0.1)
+        child.kill()
+        seconds = time.perf_counter() - start
+        out.seek(0)
+        err.seek(0)
+        if child.returncode < 0:
+            return {"failure": f"killed after {seconds:.0f} s, at {peak / 1e9:.1f} GB"}
+        if child.returncode:
+            lines = [line for line in err.read().splitlines() if line.strip()]
+            return {"failure": (lines or ["died"])[-1][:120]}
+        measured: dict[str, Any] = json.loads(out.read().splitlines()[-1])
+        return measured
 
 
 def nodes(path: Path) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -102,7 +101,8 @@ def convert(
 
     Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
     """
-    from converter.pipeline import Request, cut_out, deliver
+    from converter.pipeline import Request
+    from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
     from converter.sources import resolve
 
@@ -127,8 +127,7 @@ def convert(
             model = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
             terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
         folder = output or Path("build") / _folder_name(model.info.name, request)
-        pieces, edge = cut_out(model, request, terminal.stage, timings)
-        document = deliver(model, pieces, edge, request, folder, terminal.stage, timings)
+        document = run(model, request, folder, terminal.stage, timings)
         terminal.report(document, str(folder))
     except ConverterError as error:
         report = getattr(error, "report", None)
@@ -185,8 +184,5 @@ def _fail(error: ConverterError) -> NoReturn:
 
 
 def main() -> None:
-    """Entry point of the console script; Ctrl-C ends with 130 and without a traceback."""
-    try:
-        app()
-    except KeyboardInterrupt:
-        sys.exit(130)
+    """Entry point of the console script."""
+    app()

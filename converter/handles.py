@@ -122,13 +122,17 @@ class Cut:
         self._source = source
         self._request = request
         self._timings = Timings()
-        self.pieces, self._edge = pipeline.cut_out(source, request, _silent, self._timings)
+        self._made = pipeline.cut_out(source, request, _silent, self._timings)
 
     @property
     def frontier(self) -> tuple[str, ...]:
         """Names of the tensors that cross the cut; empty for a trunk alone."""
-        edge = self._edge
-        return () if edge is None else (*(b.name for b in (*edge.cut, *edge.crossing)), *edge.inputs)
+        return self._made.crossing
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """The pieces: one, or a trunk and its head."""
+        return self._made.pieces
 
     def piece(self, role: str) -> Piece:
         """The piece called `trunk`, `head`, `segment` or `model`."""
@@ -175,9 +179,7 @@ class Cut:
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:
         changed = dict(options, samples=None if samples is None else Path(samples))
         request = dataclasses.replace(self._request, **changed)
-        return pipeline.deliver(
-            self._source, self.pieces, self._edge, request, folder, _silent, self._timings
-        )
+        return pipeline.deliver(self._source, self._made, request, folder, _silent, self._timings)
 
     def __repr__(self) -> str:
         return f"<{'; '.join(map(str, self.pieces))}>"

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import gc
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from converter.validation import (
     validate,
 )
 
-__all__ = ["DEFAULT_OPSET", "Request", "convert", "cut_out", "deliver", "whole"]
+__all__ = ["DEFAULT_OPSET", "Pieces", "Request", "convert", "cut_out", "deliver", "whole"]
 
 DEFAULT_OPSET = 18
 Progress = Callable[[str, str], None]
@@ -78,8 +78,29 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
     Raises:
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
     """
-    pieces, edge = cut_out(source, request, progress, timings)
-    return deliver(source, pieces, edge, request, folder, progress, timings)
+    made = cut_out(source, request, progress, timings)
+    return deliver(source, made, request, folder, progress, timings)
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What was cut out of a model.
+
+    Attributes:
+        pieces: a trunk, a head, a segment, the whole model; or a trunk and its head.
+        frontier: what crosses the cut; None where nothing starts at a layer.
+        tables: rows of the embedding that each integer input of the model indexes.
+    """
+
+    pieces: tuple[Piece, ...]
+    frontier: Frontier | None
+    tables: Mapping[str, int]
+
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """The names of the tensors that cross the cut."""
+        edge = self.frontier
+        return () if edge is None else (*(b.name for b in (*edge.cut, *edge.crossing)), *edge.inputs)
 
 
 @contextlib.contextmanager
@@ -99,9 +120,7 @@ def _without_collector() -> Iterator[None]:
 
 
 @_without_collector()
-def cut_out(
-    source: Source, request: Request, progress: Progress, timings: Timings
-) -> tuple[tuple[Piece, ...], Frontier | None]:
+def cut_out(source: Source, request: Request, progress: Progress, timings: Timings) -> Pieces:
     """Export what the cut needs, cut it, and finish the pieces."""
     with timings.stage("trace"):
         source.expect(() if request.from_ or request.split else request.to)
@@ -121,13 +140,12 @@ def cut_out(
             if piece.starts and all(node.op_type == "Identity" for node in piece.graph.graph):
                 raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
-    return pieces, edge
+    return Pieces(pieces, edge, vocabularies(layered.graph))
 
 
 def deliver(
     source: Source,
-    pieces: Sequence[Piece],
-    edge: Frontier | None,
+    made: Pieces,
     request: Request,
     folder: Path,
     progress: Progress,
@@ -136,21 +154,21 @@ def deliver(
     """Write the pieces to a scratch folder, validate what was written, move it into place."""
     provider = provider_for(request.device) if request.validate else ""
     versions = _versions(source)
-    asked = _asked(request, edge)
+    asked = _asked(request, made.crossing)
     proof = f"passed: {provider} against {source.info.kind}" if request.validate else "UNVALIDATED"
     with staged(folder) as scratch:
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
             files: list[dict[str, Any]] = []
-            for piece in pieces:
+            for piece in made.pieces:
                 facts = metadata(source.info, asked, piece, proof, versions)
                 files += _write(source, piece, request, scratch, facts)
         certificate = None
         if request.validate:
             with timings.stage("validate"):
                 progress("validate", f"{provider} against {source.info.kind} itself")
-                certificate = _prove(source, pieces, request, scratch, provider)
-        document = Document(source.info, asked, pieces, certificate, files, timings.seconds, versions)
+                certificate = _prove(source, made, request, scratch, provider)
+        document = Document(source.info, asked, made.pieces, certificate, files, timings.seconds, versions)
         if certificate is not None and not certificate.passed:
             raise _failure(document, certificate)
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
@@ -217,23 +235,18 @@ def _write(
     return written
 
 
-def _prove(
-    source: Source, pieces: Sequence[Piece], request: Request, folder: Path, provider: str
-) -> Certificate:
+def _prove(source: Source, made: Pieces, request: Request, folder: Path, provider: str) -> Certificate:
     """Run what was written beside the framework; a split is run joined, too."""
-    tables: dict[str, int] = {}
-    for piece in pieces:
-        tables |= vocabularies(piece.graph)
     if request.samples is not None:
         batches, origin = read_samples(request.samples, source.inputs), request.samples.name
     else:
-        batches, origin = draw(source.inputs, tables, request.seed), f"seed={request.seed}"
+        batches, origin = draw(source.inputs, made.tables, request.seed), f"seed={request.seed}"
     candidates, pairs = [], []
     for kind in dict.fromkeys(request.targets):
-        made = [_candidate(piece, kind, folder, request, provider) for piece in pieces]
-        candidates += made
+        judged = [_candidate(piece, kind, folder, request, provider) for piece in made.pieces]
+        candidates += judged
         if request.split:
-            pairs.append((made[0], made[1]))
+            pairs.append((judged[0], judged[1]))
     return Certificate(provider, origin, validate(source, candidates, batches, pairs))
 
 
@@ -253,13 +266,12 @@ def _digest(path: Path) -> dict[str, Any]:
     return {"bytes": path.stat().st_size, "sha256": digest}
 
 
-def _asked(request: Request, edge: Frontier | None) -> dict[str, Any]:
-    crossing = [b.name for b in (*edge.cut, *edge.crossing)] if edge else []
+def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:
     return {
         "to": list(request.to),
         "from": list(request.from_),
         "split": list(request.split),
-        "frontier": crossing + (list(edge.inputs) if edge else []),
+        "frontier": list(crossing),
     }
 
 

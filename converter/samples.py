@@ -110,10 +110,12 @@ def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Arra
         UsageError: not such a file, pickles in it, an input missing, or a shape or dtype that is off.
     """
     try:
-        with np.load(path, allow_pickle=False) as loaded:
-            arrays = {name: loaded[name] for name in loaded.files}
-    except AttributeError:
-        arrays = {specs[0].name: np.load(path, allow_pickle=False)}
+        loaded = np.load(path, allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays = {specs[0].name: loaded}
+        else:
+            with loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(
             f"samples {path}: not a readable .npz or .npy file: {error}",

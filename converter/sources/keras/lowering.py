@@ -4,7 +4,8 @@ In inference mode Keras 3 runs a BatchNormalization as a square root, a reciproc
 sums, most of them on weights alone. As TensorFlow's fused operator it stays one node all the way: it
 keeps its four weights by their names, tracing and translating take less time, and a BatchNorm that no
 convolution absorbs costs one pass over the data instead of two. A Dense on more than two axes is a
-tensordot, a dozen nodes of shape arithmetic; as a matrix product it is one.
+tensordot, a dozen nodes of shape arithmetic; as a matrix product it is one. An Embedding maps negative
+indices to the table's end by hand, which ONNX's Gather does by itself.
 """
 
 from __future__ import annotations
@@ -29,15 +30,20 @@ def lowered(layer: Any) -> Callable[..., Any] | None:
         return lambda inputs, *_, **__: _batch_normalization(layer, inputs)
     if type(layer) is layers.Dense and not layer.lora_enabled:
         return lambda inputs, *_, **__: _dense(layer, inputs)
+    if type(layer) is layers.Embedding and not layer.lora_enabled and _keeps_dtype(layer):
+        return lambda inputs, *_, **__: _embedding(layer, inputs)
     return None
+
+
+def _keeps_dtype(layer: Any) -> bool:
+    return bool(layer.compute_dtype == layer.variable_dtype)
 
 
 def _is_fused(layer: Any) -> bool:
     """Whether the fused operator covers it: images, channels last, single precision."""
     spec = layer.input_spec
     rank, last = getattr(spec, "ndim", None), layer.axis in (-1, 3)
-    kept = layer.compute_dtype == layer.variable_dtype == "float32"
-    return rank == 4 and last and kept
+    return bool(rank == 4 and last and _keeps_dtype(layer) and layer.compute_dtype == "float32")
 
 
 def _batch_normalization(layer: Any, inputs: Any) -> Any:
@@ -61,3 +67,9 @@ def _dense(layer: Any, inputs: Any) -> Any:
     if layer.bias is not None:
         outputs = keras.ops.add(outputs, layer.bias)
     return outputs if layer.activation is None else layer.activation(outputs)
+
+
+def _embedding(layer: Any, inputs: Any) -> Any:
+    tf, keras = backend.tensorflow(), backend.keras()
+    indices = inputs if inputs.dtype in (tf.int32, tf.int64) else tf.cast(inputs, tf.int32)
+    return tf.gather(keras.ops.convert_to_tensor(layer.embeddings), indices)

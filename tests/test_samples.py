@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import converter
+from converter.errors import UsageError
+from converter.model import TensorSpec
+from converter.pipeline import whole
+from converter.samples import draw, read_samples, vocabularies
+
+IMAGE = TensorSpec("image", ("batch", 16, 16, 3), "float32", value_range=(0.0, 255.0))
+
+
+def test_drawn_images_fill_their_range_and_differ() -> None:
+    one, three = draw([IMAGE], {}, seed=0)
+    assert (one["image"].shape, three["image"].shape) == ((1, 16, 16, 3), (3, 16, 16, 3))
+    values = three["image"]
+    assert values.dtype == np.float32
+    assert values.min() >= 0
+    assert values.max() <= 255
+    assert np.ptp(values) > 100
+    means = values.mean(axis=(1, 2, 3))
+    assert np.ptp(means) > 5  # what averages over an image still tells them apart
+    assert values[0].std() > 10
+
+
+def test_inputs_without_a_known_range_have_both_signs() -> None:
+    for shape in (("batch", 8), ("batch", 12, 4), ("batch", 8, 8, 3)):
+        values = draw([TensorSpec("x", shape, "float32")], {}, seed=1)[1]["x"]
+        assert values.min() < 0 < values.max()
+
+
+def test_seeds() -> None:
+    first, again, other = (draw([IMAGE], {}, seed=s)[1]["image"] for s in (5, 5, 6))
+    assert np.array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+def test_symbolic_sizes_and_fixed_batches() -> None:
+    spec = TensorSpec("ids", ("batch", "ids_dim1"), "int32")
+    assert draw([spec], {"ids": 7}, 0)[0]["ids"].shape == (1, 12)
+    fixed = draw([TensorSpec("x", (2, 4), "float32")], {}, 0)
+    assert [feeds["x"].shape for feeds in fixed] == [(2, 4), (2, 4)]
+    assert not np.array_equal(fixed[0]["x"], fixed[1]["x"])
+
+
+def test_bool_and_integers() -> None:
+    feeds = draw([TensorSpec("m", ("batch", 100), "bool"), TensorSpec("n", ("batch", 100), "int64")], {}, 0)
+    assert 0 < feeds[1]["m"].sum() < 300
+    assert feeds[1]["n"].dtype == np.int64
+
+
+def test_vocabularies_come_from_the_graph(structure: Any) -> None:
+    source = converter.load(structure("text_lstm"))._source
+    assert vocabularies(whole(source).graph) == {"ids": 50}
+    drawn = draw(source.inputs, {"ids": 50}, 0)[1]["ids"]
+    assert drawn.min() >= 0
+    assert 40 < drawn.max() < 50
+
+
+def test_npz_and_npy(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).random((4, 16, 16, 3))
+    np.savez(tmp_path / "a.npz", whatever=values)
+    np.save(tmp_path / "a.npy", values)
+    for name in ("a.npz", "a.npy"):
+        first, whole_batch = read_samples(tmp_path / name, [IMAGE])
+        assert first["image"].shape == (1, 16, 16, 3)
+        assert whole_batch["image"].dtype == np.float32
+        assert np.array_equal(whole_batch["image"], values.astype("float32"))
+
+
+def test_counts_must_agree(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", a=np.zeros((2, 3), "float32"), b=np.zeros((3, 3), "float32"))
+    specs = [TensorSpec(n, ("batch", 3), "float32") for n in "ab"]
+    with pytest.raises(UsageError, match="differ in their number of samples"):
+        read_samples(tmp_path / "a.npz", specs)
+
+
+def test_integers_for_integers(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", ids=np.zeros((2, 12), "float32"))
+    with pytest.raises(UsageError, match="ids is float32, expected int32"):
+        read_samples(tmp_path / "a.npz", [TensorSpec("ids", ("batch", 12), "int32")])
