@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import random
-import resource
 import statistics
 import sys
 import tempfile
@@ -63,8 +62,13 @@ def export(exporter: str, name: str, layer: str | None, path: Path) -> dict[str,
     seconds = time.perf_counter() - start
     if exporter in ("converter", "validated"):
         made.rename(path)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"seconds": seconds, "peak": peak}
+    return {"seconds": seconds, "peak": peak_memory()}
+
+
+def peak_memory() -> int:
+    """Bytes; not getrusage's figure, which a process inherits from the one that started it."""
+    status = Path("/proc/self/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
 
 
 def _tf2onnx(model: Any, path: Path) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -20,6 +19,8 @@ from typing import Any
 
 def sweep_one(name: str) -> dict[str, Any]:
     """Convert one application three times; runs in the child."""
+    from keras_export import peak_memory
+
     import converter
     from converter.pipeline import whole
     from converter.surgery import legal_cuts
@@ -46,7 +47,7 @@ def sweep_one(name: str) -> dict[str, Any]:
             ],
         }
     row |= {"middle": middle, "third": third, "seconds": time.perf_counter() - start}
-    row["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    row["peak"] = peak_memory()
     return row
 
 

@@ -47,7 +47,7 @@ def resolve(
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
     if colon and prefix != "keras":
         raise SourceError(f"no kind of source is called {prefix!r}", hint=_EXPECTED)
-    if path.suffix or path.exists():
+    if not colon and (path.suffix or len(path.parts) > 1):
         raise SourceError(f"{text!r} is not a kind of file that can be a source", hint=_EXPECTED)
     from converter.sources.keras import open_application
 
