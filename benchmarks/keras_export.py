@@ -90,7 +90,9 @@ def in_child(exporter: str, name: str, layer: str | None, path: Path) -> dict[st
             with contextlib.suppress(psutil.Error):
                 peak = max(peak, child.memory_info().rss)
             time.sleep(0.1)
-        child.kill()
+        with contextlib.suppress(psutil.Error):
+            child.kill()
+        child.wait()
         seconds = time.perf_counter() - start
         out.seek(0)
         err.seek(0)
