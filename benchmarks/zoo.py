@@ -1,4 +1,4 @@
-"""Sweep keras.applications: whole, trunk at a middle layer, split at another; print a table.
+"""Sweep keras.applications: whole, split at a middle layer, head from another; print a table.
 
     python benchmarks/zoo.py [NAME…] [--output FILE]
 
@@ -34,7 +34,6 @@ def sweep_one(name: str) -> dict[str, Any]:
     row: dict[str, Any] = {"name": name, "layers": len(model.layers), "legal": len(legal)}
     for label, cut in (
         ("model", {}),
-        ("trunk", {"to": middle}),
         ("split", {"split": middle}),
         ("head", {"from_": third}),
     ):
@@ -65,15 +64,15 @@ def in_child(name: str) -> dict[str, Any]:
 
 
 HEAD = (
-    "| application | layer calls | single-tensor cuts | whole | trunk to | split at the same | head from "
-    "| s | peak GB |\n| --- | ---: | ---: | --- | --- | --- | --- | ---: | ---: |"
+    "| application | layer calls | single-tensor cuts | whole | split at | head from "
+    "| s | peak GB |\n| --- | ---: | ---: | --- | --- | --- | ---: | ---: |"
 )
 
 
 def line(row: dict[str, Any]) -> str:
     """A row of the table."""
     if "failure" in row:
-        return f"| {row['name']} | | | FAILED: {row['failure']} | | | | | |"
+        return f"| {row['name']} | | | FAILED: {row['failure']} | | | | |"
 
     def cell(label: str, where: str = "") -> str:
         result = row[label]
@@ -82,14 +81,14 @@ def line(row: dict[str, Any]) -> str:
 
     return (
         f"| {row['name']} | {row['layers']} | {row['legal']} | {cell('model')} "
-        f"| {cell('trunk', '`' + row['middle'] + '`')} | {cell('split')} "
+        f"| {cell('split', '`' + row['middle'] + '`')} "
         f"| {cell('head', '`' + row['third'] + '`')} | {row['seconds']:.0f} | {row['peak'] / 1e9:.1f} |"
     )
 
 
 def passed(row: dict[str, Any]) -> bool:
     """Whether every conversion of a row passed."""
-    return "failure" not in row and all(row[k]["passed"] for k in ("model", "trunk", "split", "head"))
+    return "failure" not in row and all(row[k]["passed"] for k in ("model", "split", "head"))
 
 
 def main() -> int:

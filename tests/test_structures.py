@@ -32,6 +32,7 @@ LAYERS = {
     "pooled/gap@0 pooled/gap@1 pooled/gap@2 pooled/gap@3 pooled/gap@4 pooled gru",
     "any_size": "conv bn prelu max out",
     "image_layers": "rescale resize pad depthwise groups crop leaky average permute flat drop out",
+    "half_precision": "gru both conv bn max",
     "fixed_batch": "conv pairs",
 }
 

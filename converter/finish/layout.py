@@ -44,7 +44,9 @@ def cancel_transposes(model: ir.Model) -> None:
     graph = model.graph
     _merge_pairs(graph)
     changed = True
-    while changed:
+    rounds = len(graph)  # each round leaves fewer Transposes or one nearer to an input
+    while changed and rounds > 0:
+        rounds -= 1
         changed = any(_flip_regions(graph, perm) for perm in _perms(graph))
         changed = _merge_pairs(graph) or changed
     _turn_into_reshapes(graph)
@@ -165,7 +167,7 @@ def _flip_regions(graph: ir.Graph, perm: Perm) -> bool:
 def _reads_inputs_alone(region: Sequence[_Member]) -> bool:
     entering, made, _ = _rim(region)
     kept = any(value.is_graph_output() for value in made)
-    return bool(made) and not kept and all(value.is_graph_input() for value in entering)
+    return bool(entering and made) and not kept and all(value.is_graph_input() for value in entering)
 
 
 def _values(member: _Member) -> list[ir.Value]:
@@ -210,7 +212,7 @@ def _rim(region: Sequence[_Member]) -> tuple[list[ir.Value], list[ir.Value], set
 def _gain(region: Sequence[_Member], perm: Perm) -> int:
     """Transposes saved by storing the region's values v as v', where v = Transpose(v', perm)."""
     entering, made, nodes = _rim(region)
-    back = _inverse(perm)
+    back, graph = _inverse(perm), region[0].node.graph
     gain = 0
     for value in entering:
         before = _perm_of(value.producer())
@@ -218,20 +220,25 @@ def _gain(region: Sequence[_Member], perm: Perm) -> int:
             gain -= 1
         elif before == perm:
             outside = [u for u in value.uses() if id(u.node) not in nodes]
-            free = not value.is_graph_output() and all(_perm_of(u.node) for u in outside)
+            free = not value.is_graph_output() and all(_exit(u.node, graph) for u in outside)
             gain += 1 if free else 0
     for value in made:
         wanted_back = value.is_graph_output()
         for use in value.uses():
-            if id(use.node) in nodes or use.node.op_type == "Shape":
+            if id(use.node) in nodes or (use.node.op_type == "Shape" and use.node.graph is graph):
                 continue
-            after = _perm_of(use.node)
+            after = _exit(use.node, graph)
             if after == back and not use.node.outputs[0].is_graph_output():
                 gain += 1
             elif after is None:
                 wanted_back = True
         gain -= wanted_back
     return gain
+
+
+def _exit(node: ir.Node, graph: object) -> Perm | None:
+    """The permutation of a Transpose that can be merged; one inside a loop's body cannot."""
+    return _perm_of(node) if node.graph is graph else None
 
 
 def _flip(graph: ir.Graph, region: Sequence[_Member], perm: Perm) -> None:
