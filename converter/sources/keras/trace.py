@@ -260,6 +260,13 @@ def _read_captured_variables(graph_def: Any, weights: dict[str, tuple[str, Any]]
             node.attr["shape"].shape.CopyFrom(value.shape.as_proto())
 
 
+# Operators that leave the first axis of what they compute the batch, whatever their attributes.
+_BATCH_FIRST = frozenset(
+    "Placeholder Const Identity Conv2D DepthwiseConv2dNative BiasAdd FusedBatchNormV3 MaxPool AvgPool "
+    "Relu Relu6 LeakyRelu Elu Sigmoid Tanh Softmax AddV2 Mul Sub Maximum Minimum Pad".split()
+)
+
+
 class _BatchSizes:
     """Tells which unknown sizes are the batch, by shape inference with the batch fixed at a prime.
 
@@ -271,7 +278,8 @@ class _BatchSizes:
 
     def __init__(self, graph_def: Any, values: list[str], inputs: Sequence[TensorSpec]) -> None:
         self._graph: Any = None
-        if not any(spec.shape[:1] == ("batch",) for spec in inputs):
+        self._has_batch = any(spec.shape[:1] == ("batch",) for spec in inputs)
+        if not self._has_batch or all(node.op in _BATCH_FIRST for node in graph_def.node):
             return
         tf = backend.tensorflow()
         with tf.Graph().as_default() as self._graph:
@@ -299,7 +307,7 @@ class _BatchSizes:
 
     def _is_batch(self, tensor: Any, axis: int) -> bool:
         if self._graph is None:
-            return False
+            return self._has_batch and axis == 0
         shape = self._graph.get_tensor_by_name(tensor.name).shape
         # Shapes are lost in loops; what nothing contradicts there is Keras's rule, batch first.
         if shape.rank is None or shape[axis] is None:
