@@ -87,7 +87,7 @@ class Document:
                 "comparisons": [dataclasses.asdict(c) for c in self.proof.comparisons],
             }
         document = {
-            "source": _source(self.source),
+            "source": dataclasses.asdict(self.source),
             "cut": dict(self.cut),
             "pieces": [self._piece(piece) for piece in self.pieces],
             "validation": validation,
@@ -112,16 +112,6 @@ class Document:
             "parameters": piece.parameters,
             "bytes": sum(written) if written else None,
         }
-
-
-def _source(info: SourceInfo) -> dict[str, Any]:
-    return {
-        "kind": info.kind,
-        "name": info.name,
-        "locator": info.locator,
-        "weights": info.weights,
-        "trained": info.trained,
-    }
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:

@@ -45,7 +45,8 @@ class Terminal:
         assert document.proof is not None
         rows = [_row(c) for c in document.proof.comparisons]
         heads = ("piece", "output", "batch", "max abs", "of scale", "SNR dB", "tolerance", "")
-        self._table(f"{document.proof.provider} against {document.source.kind}", heads, rows)
+        title = f"{document.proof.provider} against {document.source.kind}"
+        _print_table(self.console, title, heads, rows)
         for comparison in document.proof.comparisons:
             if comparison.problem:
                 text = f"{comparison.piece} {comparison.output}: {comparison.problem}"
@@ -61,9 +62,6 @@ class Terminal:
         if not document.source.trained:
             weights = document.source.weights
             self.console.print(f"UNTRAINED: the weights are {weights}", style="yellow", soft_wrap=True)
-
-    def _table(self, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        _print_table(self.console, title, heads, rows)
 
 
 def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str]) -> None:

@@ -8,6 +8,7 @@ Weights are placeholders: the graph stays a few KB however large the model is.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +67,7 @@ class _Fences:
             return outputs
 
         def fence(value: Any) -> Any:
-            if not isinstance(value, tf.Tensor) or value.dtype in (tf.resource, tf.variant):
+            if not _is_boundary(value):
                 return value
             fenced = tf.identity(value, name="fence")
             mask = keras.src.backend.get_keras_mask(value)
@@ -75,11 +76,7 @@ class _Fences:
             return fenced
 
         outputs = keras.tree.map_structure(fence, outputs)
-        tensors = [
-            (key, value)
-            for key, value in flatten_named(outputs)
-            if isinstance(value, tf.Tensor) and value.dtype not in (tf.resource, tf.variant)
-        ]
+        tensors = [(key, value) for key, value in flatten_named(outputs) if _is_boundary(value)]
         if tensors:
             self.calls.append((call, tensors))
         if call.path in self._missing:
@@ -87,6 +84,12 @@ class _Fences:
             if not self._missing:
                 raise Reached
         return outputs
+
+
+def _is_boundary(value: Any) -> bool:
+    """Whether a layer's output is a dense tensor, and no handle to something else."""
+    tf = backend.tensorflow()
+    return isinstance(value, tf.Tensor) and value.dtype not in (tf.resource, tf.variant)
 
 
 def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset()) -> Trace:
@@ -193,19 +196,12 @@ def _layers(
                 name=name,
                 kind=type(call.operation).__name__,
                 boundaries=boundaries,
-                parameters=sum(_size(w) for w in weights),
-                trainable=sum(_size(w) for w in trainable),
+                parameters=sum(math.prod(w.shape) for w in weights),
+                trainable=sum(math.prod(w.shape) for w in trainable),
                 depth=len(call.parents),
             )
         )
     return tuple(layers)
-
-
-def _size(variable: Any) -> int:
-    size = 1
-    for dim in variable.shape:
-        size *= int(dim)
-    return size
 
 
 def _variables(owners: Sequence[Any]) -> list[Any]:
