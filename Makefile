@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	  { echo 'Python 3.11 or newer is needed: make PYTHON=python3.11 …'; rm -rf $(VENV); exit 1; }
 	@rm -f $(VENV)/.ready-*
 	@$(BIN)/pip uninstall --quiet --yes $(if $(filter gpu,$(RUNTIME)),onnxruntime,onnxruntime-gpu) 2>/dev/null || true
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),keras,dev,bench]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(RUNTIME),keras,torch,timm,transformers,dev,bench]'
 	@touch $@
 
 convert:

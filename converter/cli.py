@@ -25,7 +25,12 @@ app = typer.Typer(
 )
 
 SourceArgument = Annotated[
-    str, typer.Argument(help="keras:NAME (or a bare NAME), FILE.keras, FILE.h5", show_default=False)
+    str,
+    typer.Argument(
+        help="keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME (the first of these "
+        "that has it), FILE.keras, FILE.h5, FILE.py:FACTORY, FILE.pth",
+        show_default=False,
+    ),
 ]
 WeightsOption = Annotated[
     str,
@@ -35,8 +40,24 @@ WeightsOption = Annotated[
     ),
 ]
 SeedOption = Annotated[int, typer.Option(help="Seed of random weights and of random samples.", min=0)]
+ExampleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Inputs of a PyTorch model: 1x3x224x224, ids=1x16:int64 (repeatable), or FILE.npz.",
+        show_default=False,
+    ),
+]
+DynamicOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Axes of a PyTorch model's inputs to leave symbolic besides the batch: image, sequence, or "
+        "INPUT:AXIS=NAME (repeatable).",
+        show_default=False,
+    ),
+]
 TrustOption = Annotated[
-    bool, typer.Option("--trust", help="Let the file run its author's code (Lambda, custom classes).")
+    bool,
+    typer.Option("--trust", help="Let the file run its author's code (Lambda, custom classes, pickles)."),
 ]
 CustomOption = Annotated[
     Path | None,
@@ -93,6 +114,8 @@ def convert(
     ] = False,
     trust: TrustOption = False,
     custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
 ) -> None:
     """Cut a model at named layers, prove the piece, write it.
@@ -104,10 +127,11 @@ def convert(
     from converter.pipeline import Request
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
-    from converter.sources import resolve
+    from converter.sources import Opening, resolve
 
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
+    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()))
     try:
         request = Request(
             to=tuple(to or ()),
@@ -124,7 +148,7 @@ def convert(
         )
         with timings.stage("open"):
             terminal.stage("open", source)
-            model = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
+            model = resolve(source, how)
             terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
         folder = output or Path("build") / _folder_name(model.info.name, request)
         document = run(model, request, folder, terminal.stage, timings)
@@ -147,6 +171,8 @@ def layers(
     seed: SeedOption = 0,
     trust: TrustOption = False,
     custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List every layer: kind, output, parameters, and where a cut is legal.
@@ -156,11 +182,12 @@ def layers(
     """
     from converter.pipeline import whole
     from converter.report import layer_table, layers_as_json
-    from converter.sources import resolve
+    from converter.sources import Opening, resolve
     from converter.surgery import legal_cuts
 
+    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()))
     try:
-        model = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
+        model = resolve(source, how)
         legal = legal_cuts(whole(model), model.outputs)
         if as_json:
             print(json.dumps(layers_as_json(model.layers, legal), indent=2, ensure_ascii=False))

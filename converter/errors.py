@@ -3,6 +3,7 @@
     ConverterError          anything this package raises on purpose
     ├── UsageError          arguments that contradict each other          exit code 2
     ├── SourceError         a model that cannot be found, read or traced   exit code 3
+    │   └── UnknownModelError   no model of this name, or no package that would have it
     ├── CutError            a layer that is not there, a cut that is not legal   4
     ├── ValidationError     the piece does not compute what the source computes  5
     └── TargetError         an artifact that cannot be made or written           6
@@ -19,6 +20,7 @@ __all__ = [
     "CutError",
     "SourceError",
     "TargetError",
+    "UnknownModelError",
     "UsageError",
     "ValidationError",
 ]
@@ -53,6 +55,10 @@ class SourceError(ConverterError):
     """A source model that cannot be found, opened, trusted or traced."""
 
     exit_code = 3
+
+
+class UnknownModelError(SourceError):
+    """No model of this name, or the package that would have it is missing."""
 
 
 class CutError(ConverterError):

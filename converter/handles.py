@@ -12,7 +12,7 @@ from converter import pipeline
 from converter.errors import ValidationError
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
 from converter.report import Document, Timings
-from converter.sources import resolve
+from converter.sources import Opening, resolve
 from converter.validation import Certificate
 
 __all__ = ["Cut", "Model", "load"]
@@ -27,21 +27,29 @@ def load(
     seed: int = 0,
     trust: bool = False,
     custom_objects: str | Path | None = None,
+    example: Any = None,
+    dynamic: Sequence[str] = (),
 ) -> Model:
     """Open a model to look at and to cut.
 
     Args:
-        source: `keras:NAME`, a bare name, a `.keras` or `.h5` file, or a live `keras.Model`.
+        source: `keras:NAME`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`, a bare name, a `.keras`,
+            `.h5` or `.pth` file, `file.py:factory`, or a live `keras.Model` or `torch.nn.Module`.
         weights: `pretrained`, `auto` (pretrained, else random), `random`, or a weights file.
         seed: seed of random weights and of the samples that pieces are validated on.
         trust: let the file run its author's code.
         custom_objects: a Python file with the custom classes of a model file; needs `trust`.
 
+        example: inputs of a `torch.nn.Module`, axis 0 being the batch: a tensor, a tuple (by position) or a
+            dict (by name); only sizes and dtypes count.
+        dynamic: axes of its inputs to leave symbolic besides the batch: `sequence`, `image`, or
+            `INPUT:AXIS=NAME`.
+
     Raises:
         SourceError: no such model, or it cannot be read or trusted.
     """
     custom = None if custom_objects is None else Path(custom_objects)
-    opened = resolve(source, weights=weights, seed=seed, trust=trust, custom_objects=custom)
+    opened = resolve(source, Opening(weights, seed, trust, custom, example, tuple(dynamic)))
     return Model(opened, seed=seed, trust=trust)
 
 

@@ -60,6 +60,8 @@ def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> l
 
 def _draw_one(spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.random.Generator) -> Array:
     shape = tuple(_size(spec, axis, batch) for axis in range(len(spec.shape)))
+    if spec.numpy_dtype.kind in "biu" and "mask" in spec.name and len(shape) == 2:
+        return _padding(shape, rng).astype(spec.numpy_dtype)
     if spec.dtype == "bool":
         return rng.random(shape) < 0.5
     dtype = spec.numpy_dtype
@@ -70,6 +72,12 @@ def _draw_one(spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.r
         return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
     low, high = spec.value_range or (-1.0, 1.0)
     return (low + (high - low) * _smooth(shape, rng)).astype(dtype)
+
+
+def _padding(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
+    """A mask as tokenizers make it: each row has some ones, at least one, and then zeros."""
+    lengths = rng.integers(1, shape[1] + 1, (shape[0], 1))
+    return np.arange(shape[1]) < lengths
 
 
 def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -1,5 +1,5 @@
-"""From what a user names to a `converter.model.Source`; frameworks are imported on use."""
+"""Where models come from: one package per framework, the same verbs in each."""
 
-from converter.sources.resolve import resolve
+from converter.sources.resolve import Opening, resolve
 
-__all__ = ["resolve"]
+__all__ = ["Opening", "resolve"]

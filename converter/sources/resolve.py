@@ -2,61 +2,132 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
-from converter.errors import SourceError
+from converter.errors import SourceError, UnknownModelError
 from converter.model import Source
 
-__all__ = ["resolve"]
+__all__ = ["Opening", "resolve"]
 
 _KERAS_FILES = (".keras", ".h5", ".hdf5")
-_EXPECTED = "a source is keras:NAME, a .keras or .h5 file, or, in Python, a live keras.Model"
+_TORCH_FILES = (".pt", ".pth", ".bin", ".safetensors")
+_EXPECTED = (
+    "a source is keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME, FILE.keras, "
+    "FILE.h5, FILE.py:FACTORY or FILE.pth, or, in Python, a live keras.Model or torch.nn.Module"
+)
 
 
-def resolve(
-    source: str | Path | Any,
-    *,
-    weights: str = "pretrained",
-    seed: int = 0,
-    trust: bool = False,
-    custom_objects: Path | None = None,
-) -> Source:
-    """Open a source.
+@dataclasses.dataclass(frozen=True)
+class Opening:
+    """How to open a source.
 
-    Args:
-        source: `keras:NAME`, a bare name of a Keras application, a path, or a live model.
+    Attributes:
         weights: `pretrained`, `auto`, `random`, or the path of a weights file.
         seed: seed of random weights.
-        trust: allow files to run code (Lambda layers, custom classes).
-        custom_objects: a Python file with the custom classes of a model file; needs `trust`.
+        trust: allow files to run code (Lambda layers, custom classes, pickles).
+        custom_objects: a Python file with the custom classes of a Keras file; needs `trust`.
+        example: inputs of a PyTorch model whose inputs are not known otherwise: tensors, or texts as
+            `--example` takes them.
+        dynamic: axes of a PyTorch model's inputs to leave symbolic besides the batch.
+    """
+
+    weights: str = "pretrained"
+    seed: int = 0
+    trust: bool = False
+    custom_objects: Path | None = None
+    example: Any = None
+    dynamic: tuple[str, ...] = ()
+
+
+def resolve(source: str | Path | Any, how: Opening) -> Source:
+    """Open a source: a name with a prefix, a bare name, a path, or a live model.
 
     Raises:
         SourceError: nothing of that name, or it cannot be opened.
     """
     if not isinstance(source, (str, Path)):
-        return _live(source)
+        return _live(source, how)
     text = str(source)
-    prefix, colon, name = text.partition(":")
     path = Path(text)
     if path.suffix.casefold() in _KERAS_FILES:
         from converter.sources.keras import open_keras_file
 
-        return open_keras_file(path, weights=weights, seed=seed, trust=trust, custom_objects=custom_objects)
-    if trust or custom_objects is not None:
+        _refuse_torch_options(text, how)
+        return open_keras_file(
+            path, weights=how.weights, seed=how.seed, trust=how.trust, custom_objects=how.custom_objects
+        )
+    if path.suffix.casefold() in _TORCH_FILES:
+        from converter.sources.torch import open_pickle
+
+        return open_pickle(path, example=how.example, dynamic=how.dynamic, trust=how.trust)
+    if how.trust or how.custom_objects is not None:
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
-    if colon and prefix != "keras":
+    prefix, colon, name = text.rpartition(":")
+    if colon and prefix.endswith(".py"):
+        from converter.sources.torch import open_factory
+
+        return open_factory(
+            text, weights=how.weights, seed=how.seed, example=how.example, dynamic=how.dynamic
+        )
+    prefix, colon, name = text.partition(":")
+    if colon and prefix not in _PREFIXES:
         raise SourceError(f"no kind of source is called {prefix!r}", hint=_EXPECTED)
     if not colon and (path.suffix or len(path.parts) > 1):
         raise SourceError(f"{text!r} is not a kind of file that can be a source", hint=_EXPECTED)
-    from converter.sources.keras import open_application
-
-    return open_application(name if colon else text, weights=weights, seed=seed)
+    return _named(prefix, name, how) if colon else _bare(text, how)
 
 
-def _live(model: Any) -> Source:
-    if any(base.__module__.partition(".")[0] == "keras" for base in type(model).__mro__):
+_PREFIXES = ("keras", "torchvision", "timm", "transformers")
+
+
+def _named(prefix: str, name: str, how: Opening) -> Source:
+    if how.example:
+        raise SourceError(f"{prefix}:{name} knows its inputs: it takes no example")
+    if prefix == "keras":
+        from converter.sources.keras import open_application
+
+        _refuse_torch_options(f"{prefix}:{name}", how)
+        return open_application(name, weights=how.weights, seed=how.seed)
+    from converter.sources import torch
+
+    opened = {
+        "torchvision": torch.open_torchvision,
+        "timm": torch.open_timm,
+        "transformers": torch.open_transformers,
+    }[prefix]
+    return opened(name, weights=how.weights, seed=how.seed, dynamic=how.dynamic)
+
+
+def _bare(name: str, how: Opening) -> Source:
+    """The first of Keras, torchvision and timm that has a model of this name."""
+    refusals = []
+    for prefix in ("keras", "torchvision", "timm"):
+        try:
+            return _named(prefix, name, how)
+        except UnknownModelError as error:
+            refusals.append(error)
+    near = [error.hint for error in refusals if error.hint]
+    raise UnknownModelError("; ".join(error.message for error in refusals), hint="; ".join(near))
+
+
+def _refuse_torch_options(source: str, how: Opening) -> None:
+    if how.example or how.dynamic:
+        raise SourceError(
+            f"{source} is a Keras model, which knows its inputs: neither example nor dynamic apply"
+        )
+
+
+def _live(model: Any, how: Opening) -> Source:
+    packages = {base.__module__.partition(".")[0] for base in type(model).__mro__}
+    if "keras" in packages:
         from converter.sources.keras import open_live
 
+        _refuse_torch_options("this", how)
         return open_live(model)
+    if "torch" in packages:
+        from converter.sources import torch
+
+        return torch.open_live(model, example=how.example, dynamic=how.dynamic)
     raise SourceError(f"got a {type(model).__module__}.{type(model).__name__}", hint=_EXPECTED)

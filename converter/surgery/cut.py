@@ -10,6 +10,7 @@ from onnx_ir.passes import common
 
 from converter.model import Boundary, LayeredModel, Piece, TensorSpec
 from converter.surgery.frontier import values_by_name
+from converter.surgery.sizes import read_from
 
 __all__ = ["cut"]
 
@@ -38,6 +39,7 @@ def cut(model: LayeredModel, role: str, starts: Sequence[Boundary], ends: Sequen
         old.name = f"{boundary.value}#before"
         old.replace_all_uses_with(new, replace_graph_outputs=True)
         main.inputs.append(new)
+    read_from(main, [(b, begun[b.value]) for b in starts])
     main.outputs.clear()
     for value, boundary in zip(outputs, ends, strict=True):
         ended = begun.get(boundary.value, value)

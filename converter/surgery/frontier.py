@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx_ir as ir
 from onnx_ir.analysis import analyze_implicit_usage
 
 from converter.model import Boundary, LayeredModel
+from converter.surgery.sizes import symbol_of
 
 __all__ = ["Frontier", "dependencies", "frontier", "legal_cuts"]
 
@@ -67,12 +68,29 @@ class Dependencies:
         return seen
 
     def varying(self) -> set[ir.Value]:
-        """The values that depend on an input of the graph; the rest are constants."""
+        """The values that depend on the contents of an input of the graph.
+
+        The rest are constants, or computed from the sizes of inputs alone.
+        """
         inputs = {v for v in self.graph.inputs if not v.is_initializer()}
         found = set(inputs)
         for node in self.graph:
-            if any(value in found for value in self.of_node(node)):
+            if symbol_of(node) is None and any(value in found for value in self.of_node(node)):
                 found.update(node.outputs)
+        return found
+
+    def sizes(self, varying: set[ir.Value]) -> dict[ir.Value, frozenset[str]]:
+        """The symbolic sizes that each of the other values is computed from; none for constants."""
+        found: dict[ir.Value, frozenset[str]] = {}
+        for node in self.graph:
+            symbol = symbol_of(node)
+            if symbol is not None:
+                found[node.outputs[0]] = frozenset([symbol])
+                continue
+            parts = [found[value] for value in self.of_node(node) if value in found]
+            if parts:
+                merged = frozenset().union(*parts)
+                found |= {value: merged for value in node.outputs if value not in varying}
         return found
 
 
@@ -114,14 +132,17 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
     index = dependencies(model.graph)
     named = values_by_name(model.graph)
     varying = index.varying()
+    sizes = index.sizes(varying)
     near = index.upstream(named[b.value] for b in starts) & varying
     wanted = {named[b.value]: b for b in starts}
     boundaries = {named[b.value]: b for layer in model.layers for b in layer.boundaries if b.value in named}
     met: dict[ir.Value, None] = {}
     seen: set[ir.Value] = set()
+    needed: set[str] = set()
     stack = [named[b.value] for b in ends]
     while stack:
         value = stack.pop()
+        needed |= sizes.get(value, frozenset())
         if value in seen or value not in varying:
             continue
         seen.add(value)
@@ -130,6 +151,11 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
             met[value] = None
         elif not is_input:
             stack.extend(index.of_value(value))
+    known = {size for value in met for size in _symbols(value, boundaries)}
+    for value in model.graph.graph.inputs:
+        if (needed - known) & set(_symbols(value, boundaries)):
+            met[value] = None
+            known |= set(_symbols(value, boundaries))
     order = {b.value: i for i, b in enumerate(b for la in model.layers for b in la.boundaries)}
     crossing = [boundaries[v] for v in met if v not in wanted and v.producer() is not None]
     return Frontier(
@@ -138,6 +164,13 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
         inputs=tuple(sorted(v.name or "" for v in met if v.producer() is None)),
         idle=tuple(b for v, b in wanted.items() if v not in met),
     )
+
+
+def _symbols(value: ir.Value, boundaries: Mapping[ir.Value, Boundary]) -> list[str]:
+    """The symbolic sizes of a boundary or of an input."""
+    if value in boundaries:
+        return [size for size in boundaries[value].spec.shape if isinstance(size, str)]
+    return [d.value for d in value.shape or () if isinstance(d, ir.SymbolicDim) and d.value]
 
 
 def legal_cuts(model: LayeredModel, ends: Sequence[Boundary]) -> set[str]:
@@ -152,6 +185,7 @@ def legal_cuts(model: LayeredModel, ends: Sequence[Boundary]) -> set[str]:
     named = values_by_name(model.graph)
     varying = index.varying()
     parent, depth = _post_dominators(index, varying, {named[b.value] for b in ends})
+    needed = _sizes_after(index, varying)
     inputs_of = _inputs_reaching(index, varying)
     chains = {value: set(_chain(value, parent)) for value in model.graph.graph.inputs if value in parent}
     legal = set()
@@ -163,7 +197,7 @@ def legal_cuts(model: LayeredModel, ends: Sequence[Boundary]) -> set[str]:
             crossing = frontier(model, layer.boundaries, ends)
             if crossing.single and not crossing.idle:
                 legal.add(layer.name)
-        elif values[0] in depth:
+        elif values[0] in depth and needed.get(values[0], frozenset()) <= set(layer.boundaries[0].spec.shape):
             sources = [v for v in inputs_of.get(values[0], ()) if v in chains]
             if sources and all(values[0] in chains[source] for source in sources):
                 legal.add(layer.name)
@@ -202,6 +236,21 @@ def _post_dominators(
         parent[value] = dominator
         depth[value] = 0 if dominator is None else depth[dominator] + 1
     return parent, depth
+
+
+def _sizes_after(index: Dependencies, varying: set[ir.Value]) -> dict[ir.Value, frozenset[str]]:
+    """The symbolic sizes of the model's inputs that what comes after each varying value computes with."""
+    sizes = index.sizes(varying)
+    after: dict[ir.Value, frozenset[str]] = {}
+    for node in reversed(index.graph):
+        reads = index.of_node(node)
+        parts = [after.get(v, frozenset()) for v in node.outputs] + [sizes.get(v, frozenset()) for v in reads]
+        merged = frozenset().union(*parts)
+        if merged:
+            for value in reads:
+                if value in varying:
+                    after[value] = after.get(value, frozenset()) | merged
+    return after
 
 
 def _chain(value: ir.Value, parent: dict[ir.Value, ir.Value | None]) -> Iterable[ir.Value]:

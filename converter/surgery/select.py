@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+import re
 from collections.abc import Sequence
 
 from converter.errors import CutError
@@ -12,6 +13,7 @@ from converter.model import Boundary, Layer
 __all__ = ["select"]
 
 _GLOB = frozenset("*?[")
+_SEPARATOR = re.compile(r"([/.])")
 
 
 def select(
@@ -20,7 +22,7 @@ def select(
     """The boundaries that the patterns name, each once, in the order in which they are named.
 
     A pattern is a layer's name (`block5_pool`, `outer/inner`), one of its calls (`shared@1`), one of its
-    tensors (`lstm:1`), or a shell-style glob over names, in which `*` stops at `/`.
+    tensors (`lstm:1`), or a shell-style glob over names, in which `*` stops at `/` and `.`.
 
     Args:
         patterns: what the user wrote.
@@ -64,7 +66,7 @@ def _select_one(pattern: str, layers: Sequence[Layer], inputs: Sequence[str]) ->
 
 
 def _matches(name: str, pattern: str) -> bool:
-    parts, globs = name.split("/"), pattern.split("/")
+    parts, globs = _SEPARATOR.split(name), _SEPARATOR.split(pattern)
     return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 

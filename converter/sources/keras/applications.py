@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from converter.errors import SourceError
+from converter.errors import SourceError, UnknownModelError
 from converter.sources.keras import backend
 from converter.sources.keras.initial import keep_signal, seeded
 
@@ -60,7 +60,7 @@ def build_application(name: str, *, pretrained: bool, seed: int) -> Any:
     builder = builders.get(name.casefold())
     if builder is None:
         near = difflib.get_close_matches(name.casefold(), builders, n=4, cutoff=0.4)
-        raise SourceError(
+        raise UnknownModelError(
             f"keras.applications has no model {name!r}",
             hint=f"the nearest names are {', '.join(near or sorted(builders))}",
         )

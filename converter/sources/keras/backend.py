@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-from converter.errors import SourceError
+from converter.errors import SourceError, UnknownModelError
 
 __all__ = ["keras", "quiet_stderr", "tensorflow", "tf2onnx"]
 
@@ -49,7 +49,7 @@ def _import(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
-        raise SourceError(
+        raise UnknownModelError(
             f"a Keras model needs the package {name!r}, which does not import: {error}",
             hint=_INSTALL,
         ) from error

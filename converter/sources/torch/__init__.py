@@ -1,0 +1,13 @@
+"""PyTorch models as sources."""
+
+from converter.sources.torch.files import open_factory, open_live, open_pickle
+from converter.sources.torch.zoo import open_timm, open_torchvision, open_transformers
+
+__all__ = [
+    "open_factory",
+    "open_live",
+    "open_pickle",
+    "open_timm",
+    "open_torchvision",
+    "open_transformers",
+]

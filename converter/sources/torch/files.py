@@ -1,0 +1,181 @@
+"""Files of PyTorch: weights, and Python files with a function that makes a model."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import pickle
+import sys
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from converter.errors import SourceError
+from converter.model import SourceInfo
+from converter.sources.torch import backend
+from converter.sources.torch.initial import keep_signal, seeded
+from converter.sources.torch.signature import parse_examples, signature
+from converter.sources.torch.source import TorchSource
+
+__all__ = ["load_weights", "open_factory", "open_live", "open_pickle", "sha256_of"]
+
+
+def sha256_of(path: Path) -> str:
+    """`sha256:` and the file's digest."""
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def load_weights(model: Any, path: Path) -> None:
+    """Load a state_dict from `.pth`, `.pt`, `.bin` or `.safetensors` into a model, each name and shape alike.
+
+    Raises:
+        SourceError: the file cannot be read, holds something else, or does not fit.
+    """
+    state = _read_state(path)
+    wanted = model.state_dict()
+    problems = [f"no {name}" for name in wanted if name not in state]
+    problems += [f"unknown {name}" for name in state if name not in wanted]
+    problems += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in wanted.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise SourceError(
+            f"the weights in {path} do not fit {type(model).__name__}: {', '.join(problems[:4])}{more}"
+        )
+    model.load_state_dict(state)
+
+
+def _read_state(path: Path) -> dict[str, Any]:
+    torch = backend.torch()
+    if not path.is_file():
+        raise SourceError(
+            f"no weights file {str(path)!r}", hint="expected pretrained, auto, random, or a file"
+        )
+    if path.suffix == ".safetensors":
+        try:
+            from safetensors.torch import load_file
+        except ImportError as error:
+            raise SourceError(
+                f"{path} needs the package safetensors", hint="pip install safetensors"
+            ) from error
+        try:
+            return dict(load_file(path))
+        except Exception as error:
+            raise SourceError(f"{path} is not a readable .safetensors file: {error}") from error
+    loaded = _load(path)
+    for key in ("state_dict", "model"):  # checkpoints of training loops
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+    if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
+        raise SourceError(f"{path} holds a {type(loaded).__name__}, expected a state_dict: tensors by name")
+    return dict(loaded)
+
+
+def _load(path: Path, *, trust: bool = False) -> Any:
+    try:
+        return backend.torch().load(path, map_location="cpu", weights_only=not trust)
+    except pickle.UnpicklingError as error:
+        raise SourceError(
+            f"{path} holds more than tensors: loading it would run code from the file",
+            hint="--trust loads it all the same; only do so with a file from somebody you trust",
+        ) from error
+    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+        raise SourceError(
+            f"{path} is not a readable file of PyTorch: {' '.join(str(error).split())[:300]}"
+        ) from error
+
+
+def open_pickle(path: Path, *, example: Any, dynamic: Sequence[str], trust: bool) -> TorchSource:
+    """A whole module that `torch.save` pickled; refused without trust.
+
+    Raises:
+        SourceError: it is not trusted, or no module but weights alone.
+    """
+    loaded = _load(path, trust=trust)
+    if not isinstance(loaded, backend.torch().nn.Module):
+        raise SourceError(
+            f"{path} holds weights without the model that they belong to",
+            hint=f"name the model, and give it the file: converter convert torchvision:NAME --weights {path} "
+            f"(or timm:NAME, or file.py:factory)",
+        )
+    info = SourceInfo("torch", path.stem, str(path), sha256_of(path), True)
+    return TorchSource(loaded, info, signature(loaded, _given(example, loaded), dynamic))
+
+
+def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: Sequence[str]) -> TorchSource:
+    """What a function of a Python file makes: `file.py:factory`. The file is run: it is the user's own.
+
+    Raises:
+        SourceError: no such function, it returns no module, or the weights do not fit.
+    """
+    text, _, name = place.rpartition(":")
+    path = Path(text)
+    with seeded(seed):
+        model = _call(path, name)
+    label, trained = "factory", True
+    if weights not in ("pretrained", "auto", "random"):
+        load_weights(model, Path(weights))
+        label = sha256_of(Path(weights))
+    called = signature(model, _given(example, model), dynamic)
+    if weights == "random":
+        keep_signal(model, called, seed)
+        label, trained = f"random(seed={seed})", False
+    return TorchSource(model, SourceInfo("torch", name, place, label, trained), called)
+
+
+def _call(path: Path, name: str) -> Any:
+    if not path.is_file():
+        raise SourceError(f"no file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(f"converter_factory_{path.stem}", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    sys.path.insert(0, str(path.parent.resolve()))  # as Python does for a script
+    try:
+        spec.loader.exec_module(module)
+        model = getattr(module, name)()
+    except AttributeError as error:
+        if hasattr(module, name):
+            raise SourceError(f"{path}:{name} fails: {error}") from error
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise SourceError(f"{path} has no function {name!r}", hint=f"it has {', '.join(names)}") from error
+    except Exception as error:
+        raise SourceError(f"{path}:{name} fails: {type(error).__name__}: {error}") from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    if not isinstance(model, backend.torch().nn.Module):
+        raise SourceError(f"{path}:{name} returns a {type(model).__name__}, expected a torch.nn.Module")
+    return model
+
+
+def _given(example: Any, model: Any) -> Any:
+    if example is None or (isinstance(example, (list, tuple)) and not example):
+        raise SourceError(
+            f"the inputs of {type(model).__name__} are not known",
+            hint="--example 1x3x224x224 says so, or --example ids=1x16:int64, or --example file.npz "
+            "(in Python example=tensor, a tuple, or a dict of tensors)",
+        )
+    if isinstance(example, (list, tuple)) and all(isinstance(text, str) for text in example):
+        return parse_examples(example)
+    return example
+
+
+def open_live(model: Any, *, example: Any, dynamic: Sequence[str]) -> TorchSource:
+    """A live `nn.Module`, with whatever weights it has.
+
+    Raises:
+        SourceError: it is compiled, or no example of its inputs was given.
+    """
+    if isinstance(model, backend.torch().jit.ScriptModule):
+        raise SourceError(
+            "a TorchScript module has no Python code to follow", hint="give the module it was made of"
+        )
+    name = type(model).__name__
+    info = SourceInfo("torch", name, f"live:{name}", "live", True)
+    return TorchSource(model, info, signature(model, _given(example, model), dynamic))

@@ -1,0 +1,79 @@
+"""Watching a PyTorch model call its modules."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from converter.sources.torch import backend
+
+__all__ = ["ModuleCall", "Reached", "called", "recording"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModuleCall:
+    """One call of one submodule.
+
+    Attributes:
+        path: the module's path, the first one where it is registered under several.
+        index: number of the call among those of this module.
+        module: the module.
+    """
+
+    path: str
+    index: int
+    module: Any
+
+
+class Reached(BaseException):
+    """Thrown through a model's `forward` when what was waited for has been seen."""
+
+
+@contextlib.contextmanager
+def recording(model: Any, observe: Callable[[ModuleCall, Any], Any]) -> Iterator[None]:
+    """Show each submodule's output to `observe` as soon as the call returns.
+
+    Args:
+        model: its own call is not shown, only those of its submodules.
+        observe: gets the call and its output; what it returns, unless None, takes the output's place.
+    """
+    count: Counter[str] = Counter()
+
+    def hook_for(path: str) -> Callable[..., Any]:
+        def hook(module: Any, _arguments: Any, output: Any) -> Any:
+            call = ModuleCall(path, count[path], module)
+            count[path] += 1
+            return observe(call, output)
+
+        return hook
+
+    handles = []
+    try:
+        for path, module in model.named_modules():
+            if path:
+                handles.append(module.register_forward_hook(hook_for(path)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def called(model: Any, run: Callable[[Callable[[Any], Any]], Any]) -> Counter[str]:
+    """How often each submodule is called, found by running the model on tensors without data.
+
+    Args:
+        model: the model.
+        run: calls the model; gets a function that turns each of its inputs into such a tensor.
+    """
+    count: Counter[str] = Counter()
+
+    def observe(call: ModuleCall, _output: Any) -> None:
+        count[call.path] += 1
+
+    fake = backend.torch()._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, recording(model, observe):
+        run(fake.from_tensor)
+    return count

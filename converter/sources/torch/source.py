@@ -1,0 +1,141 @@
+"""A PyTorch model as a source: the verbs of `converter.model.Source`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converter.errors import SourceError
+from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.sources.torch import backend
+from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
+from converter.sources.torch.signature import Signature, as_array
+from converter.sources.torch.structure import flatten_named
+from converter.sources.torch.trace import FixedBatchError, Place, Trace, trace
+from converter.sources.torch.translate import translate
+
+__all__ = ["TorchSource"]
+
+
+class TorchSource:
+    """A PyTorch module, seen through the verbs that every source has."""
+
+    packages: tuple[str, ...] = ("torch", "torchvision", "timm", "transformers")
+
+    def __init__(self, model: Any, info: SourceInfo, signature: Signature) -> None:
+        self.info = info
+        self.model = model
+        self._signature = signature
+        self._until: frozenset[tuple[str, int]] = frozenset()
+        self._traced: Trace | None = None
+        self._layered: tuple[int, LayeredModel] | None = None
+        self._times: Counter[str] | None = None
+        self._places: dict[str, Place] = {}
+
+    @property
+    def _trace(self) -> Trace:
+        if self._traced is None:
+            times = self._calls() if self._until else None
+            try:
+                self._traced = trace(self.model, self._signature, self._until, times)
+            except FixedBatchError:
+                self._signature = self._signature.with_fixed_batch()
+                self._traced = trace(self.model, self._signature, self._until, times)
+            self._places |= self._traced.places
+            self._layered = None
+        return self._traced
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self._trace.inputs
+
+    @property
+    def outputs(self) -> tuple[Boundary, ...]:
+        return self._trace.outputs
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        return self._trace.layers
+
+    def expect(self, names: Sequence[str]) -> None:
+        until = self._resolve(names)
+        if self._traced is not None and not self._until:
+            return
+        if self._traced is not None and until and until <= {p[:2] for p in self._traced.places.values()}:
+            return  # what was traced for another cut reaches far enough
+        self._traced, self._until = None, until
+
+    def _resolve(self, names: Sequence[str]) -> frozenset[tuple[str, int]]:
+        """The calls that these names mean; none unless each is the plain name of one call."""
+        found = set()
+        for name in names:
+            times = self._calls()
+            if not times:
+                return frozenset()
+            call = name.partition(":")[0]
+            path, _, number = call.partition("@")
+            index = int(number) if number.isdigit() else 0
+            if index >= times[path] or (times[path] > 1) != bool(number):
+                return frozenset()
+            found.add((path, index))
+        return frozenset(found)
+
+    def _calls(self) -> Counter[str]:
+        """How often each module is called; empty where only a real run could tell."""
+        if self._times is None:
+            values = self._signature.tensors()
+            try:
+                with backend.as_judge(self.model):
+                    self._times = called(
+                        self.model, lambda fake: self._signature.call(self.model, [fake(v) for v in values])
+                    )
+            except Exception:
+                # Whatever is wrong with the model, tracing will meet it again and can say where.
+                self._times = Counter()
+        return self._times
+
+    def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
+        del sinks  # the trace has no more than was expected
+        traced = self._trace
+        if self._layered is None or self._layered[0] != opset:
+            self._layered = opset, translate(traced, opset)
+        return self._layered[1]
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """Run PyTorch eagerly; independent of the trace that the graph comes from."""
+        places = {self._places[b.value]: b.value for b in wanted if b.value in self._places}
+        ends = {b.name: b.value for b in wanted if b.value not in self._places}
+        found: dict[str, Array] = {}
+
+        def observe(call: ModuleCall, output: Any) -> None:
+            for key, value in flatten_named(output):
+                name = places.get((call.path, call.index, key))
+                if name is not None:
+                    found[name] = as_array(value)
+            if not ends and len(found) == len(places):
+                raise Reached
+
+        torch = backend.torch()
+        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
+        values = [torch.tensor(feeds[spec.name]).to(device) for spec in self.inputs]
+        try:
+            with backend.as_judge(self.model), recording(self.model, observe):
+                outputs = self._signature.call(self.model, values)
+        except Reached:
+            return found
+        except Exception as error:
+            raise SourceError(
+                f"PyTorch cannot run {self.info.name!r} on these samples: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+            ) from error
+        for name, value in self._signature.name_outputs(outputs):
+            if name in ends:
+                found[ends[name]] = as_array(value)
+        missing = [b.name for b in wanted if b.value not in found]
+        if missing:
+            raise SourceError(f"PyTorch did not reach {', '.join(missing)} when it ran the model")
+        return found
+
+    def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
+        raise NotImplementedError

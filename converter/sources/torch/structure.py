@@ -1,0 +1,48 @@
+"""Tensors inside what a module takes or returns, each with its path."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from converter.sources.torch import backend
+
+__all__ = ["flatten_named", "map_named"]
+
+
+def map_named(function: Callable[[str, Any], Any], structure: Any, path: str = "") -> Any:
+    """The same structure with `function(path, tensor)` in the place of each tensor.
+
+    Goes through tuples, lists, mappings and dataclasses (among them the outputs of transformers); what else
+    there is stays as it is. Paths are keys, fields and numbers joined by dots.
+    """
+
+    def inner(key: Any, value: Any) -> Any:
+        return map_named(function, value, f"{path}.{key}" if path else str(key))
+
+    if isinstance(structure, backend.torch().Tensor):
+        return function(path, structure)
+    if dataclasses.is_dataclass(structure) and not isinstance(structure, type):
+        fields = {f.name: getattr(structure, f.name) for f in dataclasses.fields(structure) if f.init}
+        return dataclasses.replace(structure, **{k: inner(k, v) for k, v in fields.items()})
+    if isinstance(structure, Mapping):
+        changed = {key: inner(key, value) for key, value in structure.items()}
+        return changed if type(structure) is dict else type(structure)(changed)  # type: ignore[call-arg]
+    if isinstance(structure, tuple) and hasattr(structure, "_fields"):
+        return type(structure)(*map(inner, structure._fields, structure))
+    if isinstance(structure, (tuple, list)):
+        return type(structure)(inner(i, value) for i, value in enumerate(structure))
+    return structure
+
+
+def flatten_named(structure: Any) -> list[tuple[str, Any]]:
+    """The tensors, each with its path (`0`, `logits`, `state.1`; empty for a lone tensor)."""
+    leaves: list[tuple[str, Any]] = []
+
+    def note(path: str, tensor: Any) -> Any:
+        leaves.append((path, tensor))
+        return tensor
+
+    map_named(note, structure)
+    return leaves

@@ -1,0 +1,149 @@
+"""Every PyTorch structure, cut at every layer: trunk, head, and both joined, against PyTorch itself."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import converter
+from converter.handles import Model
+from fixtures.torch_models import STRUCTURES, build
+
+# The module calls of each structure in order: what a user may name.
+LAYERS = {
+    "sequential": "0.0 0.1 0.2 0 1 2 3 4 5",
+    "residual": "stem.0 stem.1 stem.2 stem conv1 bn1 relu@0 conv2 bn2 relu@1 fc",
+    "aliased": "first same last",
+    "shared": "dense@0 relu@0 dense@1 relu@1 out",
+    "structured": "halves.inner halves pair head",
+    "text": "embed attention norm mlp.0 mlp.1 mlp.2 mlp out",
+    "encoder": "layers.0.self_attn layers.0.dropout1 layers.0.norm1 layers.0.linear1 layers.0.dropout "
+    "layers.0.linear2 layers.0.dropout2 layers.0.norm2 layers.0 layers.1.self_attn layers.1.dropout1 "
+    "layers.1.norm1 layers.1.linear1 layers.1.dropout layers.1.linear2 layers.1.dropout2 layers.1.norm2 layers.1",
+    "recurrent": "lstm gru out",
+    "unet": "fine.0 fine.1 fine.2 fine down coarse.0 coarse.1 coarse.2 coarse up mask",
+    "volumes": "conv3d bn conv1d",
+    "fixed_batch": "first@0 first@1 last",
+}
+
+
+@functools.cache
+def opened(name: str) -> Model:
+    module, example = build(name)
+    return converter.load(module, example=example)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_every_module_call_is_listed_in_order(name: str) -> None:
+    assert [layer.name for layer in opened(name).layers] == LAYERS[name].split()
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_whole_model_computes_what_pytorch_computes(name: str) -> None:
+    certificate = opened(name).cut().validate()
+    assert certificate.passed, certificate.failures()
+    assert len({c.batch for c in certificate.comparisons}) == (1 if name == "fixed_batch" else 2)
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_trunk_and_head_at_every_layer(name: str) -> None:
+    model = opened(name)
+    split, ends = [], []
+    for layer in model.layers:
+        try:
+            cut = model.cut(split=layer.name)
+        except converter.CutError as error:
+            assert "nothing is computed after" in str(error) or "does not depend on" in str(error)
+            ends.append(layer.name)
+            continue
+        certificate = cut.validate()
+        assert certificate.passed, (layer.name, certificate.failures())
+        assert {c.piece for c in certificate.comparisons} == {"trunk", "head", "head∘trunk"}
+        trunk, head = cut.pieces
+        fed = {spec.name for spec in (*trunk.outputs, *model.inputs)}
+        assert {spec.name for spec in head.inputs} <= fed
+        split.append(layer.name)
+    assert len(ends) <= 3, ends
+    assert split
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_a_trunk_is_traced_no_further_than_its_cut(name: str) -> None:
+    module, example = build(name)
+    model = converter.load(module, example=example)
+    middle = LAYERS[name].split()[len(LAYERS[name].split()) // 2]
+    cut = model.cut(to=middle)
+    assert cut.validate().passed
+    listed = [layer.name for layer in model._source.layers]
+    assert listed == LAYERS[name].split()[: len(listed)]
+    assert middle in listed
+    assert [s.name.partition(":")[0] for s in cut.pieces[0].outputs] == [middle] * len(cut.pieces[0].outputs)
+
+
+def test_the_source_model_is_left_as_it_was() -> None:
+    module, example = build("residual")
+    module.train()
+    module.fc.eval()
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    assert converter.load(module, example=example).cut(split="bn1").validate().passed
+    assert module.training
+    assert not module.fc.training
+    assert "forward" not in vars(module)
+    assert not any(m._forward_hooks for m in module.modules())
+    assert all(torch.equal(value, before[key]) for key, value in module.state_dict().items())
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_tensors_of_structures_bear_their_keys() -> None:
+    model = opened("structured")
+    names = {b.name for layer in model.layers for b in layer.boundaries}
+    assert {"halves:low", "halves:high", "pair:0", "pair:2"} <= names
+    assert [spec.name for spec in model.outputs] == ["logits", "side"]
+    cut = model.cut(to=["halves:high", "pair:2"])
+    assert [spec.name for spec in cut.pieces[0].outputs] == ["halves:high", "pair:2"]
+    assert cut.validate().passed
+
+
+def test_symbolic_sizes(tmp_path: Path) -> None:
+    import numpy as np
+    import onnxruntime
+
+    module, example = build("unet")
+    model = converter.load(module, example=example, dynamic=["image"])
+    assert model.inputs[0].shape == ("batch", 3, "height", "width")
+    cut = model.cut(to="coarse")
+    cut.save(tmp_path)
+    session = onnxruntime.InferenceSession(tmp_path / "trunk.onnx")
+    image = torch.rand(2, 3, 24, 40)
+    with torch.no_grad():
+        expected = module.coarse(module.down(module.fine(image))).numpy()
+    (got,) = session.run(None, {"x": image.numpy()})
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_an_axis_that_the_model_fixes_cannot_be_symbolic() -> None:
+    module, example = build("sequential")
+    with pytest.raises(converter.SourceError, match="asked to be symbolic is fixed"):
+        converter.load(module, example=example, dynamic=["image"]).cut()
+
+
+class Decides(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        if x.sum() > 0:
+            return x * 2
+        return x
+
+
+def test_a_decision_by_values_is_refused_with_its_line() -> None:
+    model = converter.load(Decides(), example=torch.zeros(1, 3))
+    with pytest.raises(converter.SourceError, match=r"test_torch_structures.py:\d+: `if x.sum\(\) > 0:`"):
+        model.cut()
+
+
+def test_a_live_module_needs_an_example() -> None:
+    with pytest.raises(converter.SourceError, match=r"inputs of Linear are not known[\s\S]*--example"):
+        converter.load(torch.nn.Linear(2, 2))
