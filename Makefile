@@ -32,7 +32,7 @@ help:
 	@echo 'make setup | clean                         make or remove .venv and build/'
 	@echo
 	@echo 'convert takes:'
-	@echo '  MODEL=    keras:NAME or NAME, FILE.keras, FILE.h5'
+	@echo '  MODEL=    keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, NAME, FILE.keras, FILE.h5'
 	@echo '  CUT=      layer names or globs, by spaces; none converts the whole model'
 	@echo '  KEEP=     trunk (default), head, or both'
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'

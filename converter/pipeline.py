@@ -11,7 +11,7 @@ from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
-from converter.errors import CutError, UsageError, ValidationError
+from converter.errors import CutError, TargetError, UsageError, ValidationError
 from converter.finish import OPSETS, finish
 from converter.model import Boundary, LayeredModel, Piece, Source
 from converter.report import Document, Timings, metadata
@@ -78,6 +78,7 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
     Raises:
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
     """
+    _check_targets(source, request)
     made = cut_out(source, request, progress, timings)
     return deliver(source, made, request, folder, progress, timings)
 
@@ -152,6 +153,7 @@ def deliver(
     timings: Timings,
 ) -> Document:
     """Write the pieces to a scratch folder, validate what was written, move it into place."""
+    _check_targets(source, request)
     provider = provider_for(request.device) if request.validate else ""
     versions = _versions(source)
     asked = _asked(request, made.crossing)
@@ -217,6 +219,17 @@ def _not_single(
         hint=f"{f'single-tensor cuts nearest to it: {near}; ' if near else ''}"
         "--frontier accepts the further inputs, --split makes a trunk that puts them out",
     )
+
+
+def _check_targets(source: Source, request: Request) -> None:
+    for kind in request.targets:
+        framework = TARGETS[kind].FRAMEWORK
+        if framework not in (None, source.info.kind):
+            raise TargetError(
+                f"target {kind!r} is a native model of {framework}, and {source.info.locator} is one of "
+                f"{source.info.kind}",
+                hint="the target onnx is for every source",
+            )
 
 
 def _write(

@@ -23,7 +23,8 @@ LAYERS = {
     "text": "embed attention norm mlp.0 mlp.1 mlp.2 mlp out",
     "encoder": "layers.0.self_attn layers.0.dropout1 layers.0.norm1 layers.0.linear1 layers.0.dropout "
     "layers.0.linear2 layers.0.dropout2 layers.0.norm2 layers.0 layers.1.self_attn layers.1.dropout1 "
-    "layers.1.norm1 layers.1.linear1 layers.1.dropout layers.1.linear2 layers.1.dropout2 layers.1.norm2 layers.1",
+    "layers.1.norm1 layers.1.linear1 layers.1.dropout layers.1.linear2 layers.1.dropout2 layers.1.norm2 "
+    "layers.1",
     "recurrent": "lstm gru out",
     "unet": "fine.0 fine.1 fine.2 fine down coarse.0 coarse.1 coarse.2 coarse up mask",
     "volumes": "conv3d bn conv1d",

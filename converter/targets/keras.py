@@ -12,7 +12,9 @@ import numpy as np
 from converter.errors import TargetError
 from converter.model import Array, Piece
 
-__all__ = ["SUFFIX", "reload", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
+
+FRAMEWORK = "keras"
 
 SUFFIX = ".keras"
 

@@ -18,7 +18,9 @@ import onnx_ir as ir
 
 from converter.model import Piece
 
-__all__ = ["SUFFIX", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "write"]
+
+FRAMEWORK = None  # of any source
 
 SUFFIX = ".onnx"
 # Protobuf stops at 2 GiB; above this, weights go to a file of their own, as onnx's external data.

@@ -68,14 +68,15 @@ def timm() -> Any:
 
 @functools.cache
 def transformers() -> Any:
-    """The module `transformers`."""
-    torch()
+    """The module `transformers`; it imports torchvision where there is one."""
+    with contextlib.suppress(UnknownModelError):
+        torchvision()
     return _import("transformers", "transformers")
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Hold back warnings, log lines and listings of graphs; what matters in them comes as an exception, too."""
+    """Hold back warnings, log lines and listings of graphs; what matters comes as an exception."""
     loggers = [logging.getLogger(name) for name in ("torch", "torch.onnx", "huggingface_hub", "timm")]
     before = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):

@@ -77,6 +77,12 @@ def _read_state(path: Path) -> dict[str, Any]:
 
 
 def _load(path: Path, *, trust: bool = False) -> Any:
+    if not path.is_file():
+        raise SourceError(f"no file {str(path)!r}")
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip archive; before PyTorch 1.6, a bare pickle
+        raise SourceError(f"{path} is not a readable file of PyTorch: neither an archive nor a pickle")
     try:
         return backend.torch().load(path, map_location="cpu", weights_only=not trust)
     except pickle.UnpicklingError as error:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converter.errors import SourceError
+from converter.errors import SourceError, TargetError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
@@ -138,4 +138,5 @@ class TorchSource:
         return found
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        raise NotImplementedError
+        del inputs, starts, ends
+        raise TargetError("PyTorch pieces have no native target", hint="the target onnx is for every source")
