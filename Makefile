@@ -37,7 +37,7 @@ help:
 	@echo '  KEEP=     trunk (default), head, or both'
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
-	@echo '  TARGETS=  onnx (default), keras, by commas'
+	@echo '  TARGETS=  onnx (default), keras, state_dict, safetensors, by commas'
 	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
 	@echo '`$(BIN)/converter --help` tells the rest.'
 

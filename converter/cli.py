@@ -100,7 +100,13 @@ def convert(
         Path | None,
         typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
     ] = None,
-    targets: Annotated[str, typer.Option(help="Artifacts to write, by commas: onnx, keras.")] = "onnx",
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
+            "state_dict, safetensors."
+        ),
+    ] = "onnx",
     weights: WeightsOption = "pretrained",
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",

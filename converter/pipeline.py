@@ -162,14 +162,15 @@ def deliver(
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
             files: list[dict[str, Any]] = []
+            natives = _natives(source, made, request)
             for piece in made.pieces:
                 facts = metadata(source.info, asked, piece, proof, versions)
-                files += _write(source, piece, request, scratch, facts)
+                files += _write(piece, natives, request, scratch, facts)
         certificate = None
         if request.validate:
             with timings.stage("validate"):
                 progress("validate", f"{provider} against {source.info.kind} itself")
-                certificate = _prove(source, made, request, scratch, provider)
+                certificate = _prove(source, made, natives, request, scratch, provider)
         document = Document(source.info, asked, made.pieces, certificate, files, timings.seconds, versions)
         if certificate is not None and not certificate.passed:
             raise _failure(document, certificate)
@@ -232,8 +233,18 @@ def _check_targets(source: Source, request: Request) -> None:
             )
 
 
+def _natives(source: Source, made: Pieces, request: Request) -> dict[str, Any]:
+    """Each piece as an object of the source's framework, by role, where a target asks for it."""
+    if not any(TARGETS[kind].FRAMEWORK for kind in request.targets):
+        return {}
+    return {
+        piece.role: source.native([spec.name for spec in piece.model_inputs], piece.starts, piece.ends)
+        for piece in made.pieces
+    }
+
+
 def _write(
-    source: Source, piece: Piece, request: Request, folder: Path, facts: dict[str, str]
+    piece: Piece, natives: Mapping[str, Any], request: Request, folder: Path, facts: dict[str, str]
 ) -> list[dict[str, Any]]:
     written = []
     for kind in dict.fromkeys(request.targets):
@@ -241,14 +252,20 @@ def _write(
         if kind == "onnx":
             files = TARGETS[kind].write(piece, path, facts)
         else:
-            inputs = [spec.name for spec in piece.model_inputs]
-            files = TARGETS[kind].write(source.native(inputs, piece.starts, piece.ends), path)
+            files = TARGETS[kind].write(natives[piece.role], path)
         for file in files:
             written.append({"kind": kind, "piece": piece.role, "path": file.name, **_digest(file)})
     return written
 
 
-def _prove(source: Source, made: Pieces, request: Request, folder: Path, provider: str) -> Certificate:
+def _prove(
+    source: Source,
+    made: Pieces,
+    natives: Mapping[str, Any],
+    request: Request,
+    folder: Path,
+    provider: str,
+) -> Certificate:
     """Run what was written beside the framework; a split is run joined, too."""
     if request.samples is not None:
         batches, origin = read_samples(request.samples, source.inputs), request.samples.name
@@ -256,19 +273,21 @@ def _prove(source: Source, made: Pieces, request: Request, folder: Path, provide
         batches, origin = draw(source.inputs, made.tables, request.seed), f"seed={request.seed}"
     candidates, pairs = [], []
     for kind in dict.fromkeys(request.targets):
-        judged = [_candidate(piece, kind, folder, request, provider) for piece in made.pieces]
+        judged = [_candidate(p, kind, natives.get(p.role), folder, request, provider) for p in made.pieces]
         candidates += judged
         if request.split:
             pairs.append((judged[0], judged[1]))
     return Certificate(provider, origin, validate(source, candidates, batches, pairs))
 
 
-def _candidate(piece: Piece, kind: str, folder: Path, request: Request, provider: str) -> Candidate:
+def _candidate(
+    piece: Piece, kind: str, native: Any, folder: Path, request: Request, provider: str
+) -> Candidate:
     path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
     if kind == "onnx":
         name, run = piece.role, Session(path, provider).run
     else:
-        name, run = path.name, TARGETS[kind].reload(path, piece, trust=request.trust)
+        name, run = path.name, TARGETS[kind].reload(path, piece, native, trust=request.trust)
     ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
     return Candidate(name, piece.starts, ends, run)
 

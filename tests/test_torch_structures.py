@@ -148,3 +148,53 @@ def test_a_decision_by_values_is_refused_with_its_line() -> None:
 def test_a_live_module_needs_an_example() -> None:
     with pytest.raises(converter.SourceError, match=r"inputs of Linear are not known[\s\S]*--example"):
         converter.load(torch.nn.Linear(2, 2))
+
+
+@pytest.mark.parametrize("name", STRUCTURES)
+def test_weights_under_their_original_names(name: str, tmp_path: Path) -> None:
+    """Both targets, reloaded into the original architecture by our check and by hand."""
+    from safetensors.torch import load_file
+
+    model = opened(name)
+    middle = {"text": "mlp.0", "fixed_batch": "first@1"}.get(name) or next(
+        layer for layer in LAYERS[name].split()[1:] if layer not in ("pair", "relu@1")
+    )
+    document = model.cut(split=middle).save(tmp_path, targets=["onnx", "state_dict", "safetensors"])
+    judged = {c.piece for c in document.proof.comparisons}
+    assert {"trunk.pth", "head.pth", "head.safetensors∘trunk.safetensors"} <= judged
+    module, _ = build(name)
+    original = module.state_dict()
+    restored: set[str] = set()
+    for role in ("trunk", "head"):
+        state = torch.load(tmp_path / f"{role}.pth", weights_only=True)
+        same = load_file(tmp_path / f"{role}.safetensors")
+        assert set(state) == set(same) <= set(original)
+        assert all(torch.equal(tensor, original[key]) for key, tensor in same.items())
+        assert not module.load_state_dict(state, strict=False).unexpected_keys
+        restored |= set(state)
+    assert restored == set(original)
+
+
+def test_a_weight_that_is_missing_is_seen() -> None:
+    model = opened("residual")
+    cut = model.cut(split="bn1")
+    source, piece = model._source, cut.piece("trunk")
+    native = source.native(["image"], piece.starts, piece.ends)
+    feeds = {"image": torch.rand(2, 3, 12, 12).numpy()}
+    expected = source.run(feeds, piece.ends)
+    got = native.restored(native.state)(feeds)
+    assert all((got[b.name] == expected[b.value]).all() for b in piece.ends)
+    for key, tensor in native.state.items():
+        if tensor.is_floating_point():
+            less = {name: value for name, value in native.state.items() if name != key}
+            assert any((array != array).any() for array in native.restored(less)(feeds).values()), key
+    with pytest.raises(converter.TargetError, match="does not know gone"):
+        native.restored({**native.state, "gone": torch.zeros(1)})
+
+
+def test_cuts_of_one_model_do_not_disturb_each_other(tmp_path: Path) -> None:
+    module, example = build("residual")
+    model = converter.load(module, example=example)
+    late, early = model.cut(to="relu@1"), model.cut(to="conv1")
+    for number, cut in enumerate((late, early, model.cut(), late)):
+        assert cut.save(tmp_path / str(number), targets=["onnx", "state_dict"]).proof.passed

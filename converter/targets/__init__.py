@@ -2,9 +2,14 @@
 
 from types import ModuleType
 
-from converter.targets import keras, onnx
+from converter.targets import keras, onnx, safetensors, state_dict
 from converter.targets.staging import staged
 
 __all__ = ["TARGETS", "staged"]
 
-TARGETS: dict[str, ModuleType] = {"onnx": onnx, "keras": keras}
+TARGETS: dict[str, ModuleType] = {
+    "onnx": onnx,
+    "keras": keras,
+    "state_dict": state_dict,
+    "safetensors": safetensors,
+}

@@ -34,7 +34,13 @@ def write(model: Any, path: Path) -> list[Path]:
     return [path]
 
 
-def reload(path: Path, piece: Piece, *, trust: bool) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def reload(
+    path: Path,
+    piece: Piece,
+    native: Any,  # noqa: ARG001  # the file has all that is needed
+    *,
+    trust: bool,
+) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """The saved model as a function from the piece's inputs to its outputs, by name.
 
     Raises:

@@ -9,6 +9,7 @@ from typing import Any
 from converter.errors import SourceError, TargetError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
+from converter.sources.torch.native import NativePiece, used_weights
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array
 from converter.sources.torch.structure import flatten_named
@@ -138,5 +139,19 @@ class TorchSource:
         return found
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        del inputs, starts, ends
-        raise TargetError("PyTorch pieces have no native target", hint="the target onnx is for every source")
+        del inputs  # the original architecture is called with all of them
+        cut = {b.value for b in (*starts, *ends)}
+        if self._layered is None or not cut <= set(self._trace.taps):
+            self._traced, self._until = None, frozenset()  # it was traced for another cut since
+            self.export((), 0)
+        assert self._layered is not None
+        state = used_weights(self.model, self._layered[1], [b.value for b in starts], [b.value for b in ends])
+        if not state:
+            raise TargetError("there are no weights in this piece to save")
+        return NativePiece(
+            self.model,
+            self._signature,
+            tuple((self._places[b.value], b.name) for b in starts),
+            tuple((self._places.get(b.value, b.name), b.name) for b in ends),
+            state,
+        )

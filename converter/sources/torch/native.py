@@ -1,0 +1,134 @@
+"""Parts of a PyTorch model as weights under their original names."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import onnx_ir as ir
+
+from converter.errors import TargetError
+from converter.model import Array, LayeredModel
+from converter.sources.torch import backend
+from converter.sources.torch.recorder import ModuleCall, Reached, recording
+from converter.sources.torch.signature import Signature, as_array
+from converter.sources.torch.structure import flatten_named, map_named
+from converter.sources.torch.trace import Place
+
+__all__ = ["NativePiece", "used_weights"]
+
+
+@dataclasses.dataclass(frozen=True)
+class NativePiece:
+    """The part of a model between two cuts.
+
+    Attributes:
+        model: the whole model; it is left as it was.
+        signature: how to call it.
+        starts: where the piece starts, with the names under which it takes these tensors.
+        ends: where it ends, with the names of its outputs; a string is an output of the model.
+        state: what the model's `state_dict` has of the modules that the piece computes with, each
+            tensor once, under the first of its names.
+    """
+
+    model: Any
+    signature: Signature
+    starts: tuple[tuple[Place, str], ...]
+    ends: tuple[tuple[Place | str, str], ...]
+    state: dict[str, Any]
+
+    def restored(self, state: Mapping[str, Any]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+        """The piece as a function, run by the original architecture with these weights and no others.
+
+        Every weight that is not among them is NaN, so that one that the piece needs and `state` lacks is
+        seen in the result. Where the piece starts inside the model, what it is fed takes the place of
+        the module's output.
+
+        Raises:
+            TargetError: the architecture does not know one of the names.
+        """
+        torch = backend.torch()
+        model = copy.deepcopy(self.model)
+        with torch.no_grad():
+            for tensor in model.state_dict().values():
+                if tensor.is_floating_point():
+                    tensor.fill_(torch.nan)
+        unexpected = model.load_state_dict(dict(state), strict=False).unexpected_keys
+        if unexpected:
+            raise TargetError(f"the original architecture does not know {', '.join(unexpected[:4])}")
+        return lambda feeds: self._run(model, feeds)
+
+    def _run(self, model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        torch = backend.torch()
+        given, wanted = dict(self.starts), dict(self.ends)
+        found: dict[str, Array] = {}
+
+        def observe(call: ModuleCall, output: Any) -> Any:
+            def put(key: str, tensor: Any) -> Any:
+                name = given.get((call.path, call.index, key))
+                if name is None:
+                    return tensor
+                value = torch.tensor(feeds[name]).to(tensor.device)
+                # Into the same memory, which others may share; an expanded tensor has none of its own.
+                return value if 0 in tensor.stride() else tensor.copy_(value)
+
+            changed = map_named(put, output)
+            for key, tensor in flatten_named(changed):
+                if (place := (call.path, call.index, key)) in wanted:
+                    found[wanted[place]] = as_array(tensor)
+            if len(found) == len(wanted):
+                raise Reached
+            return changed
+
+        values = [torch.tensor(feeds[spec.name]) for spec in self.signature.inputs]
+        try:
+            with backend.as_judge(model), recording(model, observe):
+                outputs = self.signature.call(model, values)
+        except Reached:
+            return found
+        found |= {
+            wanted[name]: as_array(tensor)
+            for name, tensor in self.signature.name_outputs(outputs)
+            if name in wanted
+        }
+        return found
+
+
+def used_weights(
+    model: Any, layered: LayeredModel, starts: Sequence[str], ends: Sequence[str]
+) -> dict[str, Any]:
+    """The entries of the `state_dict` of every module that owns a weight between two cuts.
+
+    Args:
+        model: the PyTorch module.
+        layered: its layered graph, whose initializers bear the names of the weights.
+        starts: values of the boundaries at which to stop.
+        ends: values of the boundaries from which to go back.
+    """
+    graph = layered.graph.graph
+    named = {value.name: value for node in graph for value in node.outputs}
+    stack = [named[end] for end in ends]
+    seen: set[ir.Value] = set()
+    used: set[str] = set()
+    while stack:
+        value = stack.pop()
+        if value in seen or value.name in starts:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is not None:
+            stack.extend(v for v in producer.inputs if v is not None)
+        elif value.is_initializer() and value.name is not None:
+            used.add(value.name)
+    state = model.state_dict()
+    same = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in state.items()}
+    owners = {name.rpartition(".")[0] for name in used} | {
+        name.rpartition(".")[0] for name in state if same[name] in {same[u] for u in used if u in state}
+    }
+    kept: dict[Any, str] = {}
+    for name in state:
+        if name.rpartition(".")[0] in owners:
+            kept.setdefault(same[name] if state[name].numel() else name, name)
+    return {name: state[name].detach().cpu().clone().contiguous() for name in kept.values()}

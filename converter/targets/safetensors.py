@@ -1,0 +1,55 @@
+"""Weights of a PyTorch piece under their original names, as a `.safetensors` file.
+
+They load into the original architecture with `load_state_dict(…, strict=False)`, nothing unexpected.
+The format: https://github.com/huggingface/safetensors.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.errors import TargetError
+from converter.model import Array, Piece
+
+__all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
+
+FRAMEWORK = "torch"
+SUFFIX = ".safetensors"
+
+
+def _package() -> Any:
+    try:
+        return importlib.import_module("safetensors.torch")
+    except ImportError as error:
+        raise TargetError(
+            "the target 'safetensors' needs the package safetensors", hint="pip install 'converter[torch]'"
+        ) from error
+
+
+def write(native: Any, path: Path) -> list[Path]:
+    """Save the piece's weights; returns the files made.
+
+    Raises:
+        TargetError: the package safetensors is missing.
+    """
+    _package().save_file(native.state, path, metadata={"format": "pt"})
+    return [path]
+
+
+def reload(
+    path: Path,
+    piece: Piece,  # noqa: ARG001  # the verb's
+    native: Any,
+    *,
+    trust: bool,  # noqa: ARG001  # nothing in it needs trust
+) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+    """The original architecture with the saved weights and no others, as a function of the piece's inputs.
+
+    Raises:
+        TargetError: the architecture does not know one of the names.
+    """
+    run: Callable[[Mapping[str, Array]], dict[str, Array]] = native.restored(_package().load_file(path))
+    return run
