@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import importlib.util
 import inspect
 import json
@@ -22,7 +21,7 @@ from converter.errors import SourceError
 from converter.sources.keras import backend
 from converter.sources.keras.applications import fresh_names
 
-__all__ = ["load_weights", "open_file", "sha256_of"]
+__all__ = ["load_weights", "open_file"]
 
 _SUFFIXES = (".keras", ".h5", ".hdf5")
 _UNSAFE = frozenset(["Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"])
@@ -32,12 +31,6 @@ _MARKERS = frozenset(
 # A file may declare this many bytes of weights for each of its own (compression), plus a floor.
 _EXPANSION, _FLOOR = 64, 64 << 20
 _CONFIG_LIMIT = 256 << 20
-
-
-def sha256_of(path: Path) -> str:
-    """`sha256:` and the digest of a file, read in chunks."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:

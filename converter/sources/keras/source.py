@@ -12,9 +12,10 @@ import numpy as np
 
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.sources.digest import sha256_of
 from converter.sources.keras import backend
 from converter.sources.keras.applications import build_application, value_range
-from converter.sources.keras.files import load_weights, open_file, sha256_of
+from converter.sources.keras.files import load_weights, open_file
 from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import Place, part
 from converter.sources.keras.recorder import LayerCall, Reached, calls_until, recording

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import pickle
 import sys
@@ -13,18 +12,13 @@ from typing import Any
 
 from converter.errors import SourceError
 from converter.model import SourceInfo
+from converter.sources.digest import sha256_of
 from converter.sources.torch import backend
 from converter.sources.torch.initial import keep_signal, seeded
 from converter.sources.torch.signature import parse_examples, signature
 from converter.sources.torch.source import TorchSource
 
-__all__ = ["load_weights", "open_factory", "open_live", "open_pickle", "sha256_of"]
-
-
-def sha256_of(path: Path) -> str:
-    """`sha256:` and the file's digest."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+__all__ = ["load_weights", "open_factory", "open_live", "open_pickle"]
 
 
 def load_weights(model: Any, path: Path) -> None:

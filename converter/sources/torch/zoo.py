@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter.errors import SourceError, UnknownModelError
 from converter.model import SourceInfo
+from converter.sources.digest import sha256_of
 from converter.sources.torch import backend
-from converter.sources.torch.files import load_weights, sha256_of
+from converter.sources.torch.files import load_weights
 from converter.sources.torch.initial import keep_signal, seeded
 from converter.sources.torch.signature import signature
 from converter.sources.torch.source import TorchSource
@@ -45,8 +47,6 @@ def open_torchvision(name: str, *, weights: str, seed: int, dynamic: Sequence[st
 
 
 def _arguments(models: Any, key: str) -> Sequence[str]:
-    import inspect
-
     return list(inspect.signature(models.get_model_builder(key)).parameters)
 
 
@@ -178,8 +178,6 @@ def _example(
     if shape_of is not None:
         shape = shape_of(model)
     if shape is not None:
-        import inspect
-
         return torch.zeros(shape), {next(iter(inspect.signature(model.forward).parameters)): _IMAGE_RANGE}
     main = model.main_input_name
     if main == "pixel_values":
