@@ -125,7 +125,7 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
     """Export what the cut needs, cut it, and finish the pieces."""
     with timings.stage("trace"):
         source.expect(() if request.from_ or request.split else request.to)
-        progress("trace", f"{source.info.name}, {len(source.layers)} layer calls")
+        progress("trace", source.info.name)
         inputs = [spec.name for spec in source.inputs]
         starts = select(request.split or request.from_, source.layers, inputs)
         ends = select(request.to, source.layers, inputs) or source.outputs

@@ -18,6 +18,7 @@ from converter.finish.cleanup import (
     weights_keep_their_names,
 )
 from converter.finish.layout import cancel_transposes
+from converter.finish.sizes import fold_sizes, foldable
 from converter.model import Piece
 
 __all__ = ["OPSETS", "finish"]
@@ -44,7 +45,9 @@ def finish(piece: Piece, opset: int) -> None:
         onnx_shape_inference=True,
         input_size_limit=_NO_LIMIT,
         output_size_limit=_NO_LIMIT,
+        should_fold=foldable,
     )
+    fold_sizes(model)
     remove_unused(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     cancel_transposes(model)

@@ -8,8 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from converter.sources.torch import backend
-
 __all__ = ["ModuleCall", "Reached", "called", "recording"]
 
 
@@ -61,19 +59,13 @@ def recording(model: Any, observe: Callable[[ModuleCall, Any], Any]) -> Iterator
             handle.remove()
 
 
-def called(model: Any, run: Callable[[Callable[[Any], Any]], Any]) -> Counter[str]:
-    """How often each submodule is called, found by running the model on tensors without data.
-
-    Args:
-        model: the model.
-        run: calls the model; gets a function that turns each of its inputs into such a tensor.
-    """
+def called(model: Any, run: Callable[[], Any]) -> Counter[str]:
+    """How often each submodule is called in one run of the model."""
     count: Counter[str] = Counter()
 
     def observe(call: ModuleCall, _output: Any) -> None:
         count[call.path] += 1
 
-    fake = backend.torch()._subclasses.FakeTensorMode(allow_non_fake_inputs=True)
-    with fake, recording(model, observe):
-        run(fake.from_tensor)
+    with recording(model, observe):
+        run()
     return count

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from converter.model import Array, Dim, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.structure import flatten_named, map_named
 
-__all__ = ["Signature", "as_array", "parse_examples", "signature"]
+__all__ = ["Signature", "as_array", "name_arguments", "parse_examples", "signature"]
 
 # Groups of axes that `--dynamic` knows by a word: the least rank, whether of indices, names of the last axes.
 _WORDS = {"image": (4, ("height", "width")), "sequence": (2, ("sequence",))}
@@ -43,12 +44,15 @@ class Signature:
         kwargs = {name: _filled(structure, values) for name, structure in self.keyword.items()}
         return model(*args, **kwargs)
 
-    def tensors(self, batch: int = 2) -> list[Any]:
-        """An example of the inputs, of zeros; two samples, because one would be taken for a constant."""
+    def tensors(self, batch: int | None = 2) -> list[Any]:
+        """An example of the inputs, of zeros, in the example's own batch size where None is asked for.
+
+        Traces need two samples, because the size 1 would be taken for a constant.
+        """
         torch = backend.torch()
         made = []
         for spec, sizes in zip(self.inputs, self.example, strict=True):
-            shape = [batch if d == "batch" else n for d, n in zip(spec.shape, sizes, strict=True)]
+            shape = [batch or n if d == "batch" else n for d, n in zip(spec.shape, sizes, strict=True)]
             made.append(torch.zeros(shape, dtype=getattr(torch, spec.dtype)))
         return made
 
@@ -179,6 +183,14 @@ def _axes(wish: str, specs: Sequence[TensorSpec]) -> list[tuple[str, int, str]]:
         f"dynamic {wish!r}: expected {', '.join(_WORDS)} or INPUT:AXIS[=NAME], axis 0 being the batch",
         hint=f"the inputs are {', '.join(map(str, specs))}",
     )
+
+
+def name_arguments(forward: Any, names: Sequence[str]) -> None:
+    """Let a function of `*values` say that it takes arguments of these names, as near as Python allows them."""
+    identifiers = [re.sub(r"^(?=\d)|\W", "_", name) for name in names]
+    unique = [f"{n}_{i}" if identifiers.count(n) > 1 else n for i, n in enumerate(identifiers)]
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    forward.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in unique])
 
 
 def parse_examples(texts: Sequence[str]) -> Any:

@@ -83,14 +83,12 @@ class TorchSource:
         return frozenset(found)
 
     def _calls(self) -> Counter[str]:
-        """How often each module is called; empty where only a real run could tell."""
+        """How often each module is called, by running the example; empty where that fails."""
         if self._times is None:
-            values = self._signature.tensors()
+            values = self._on_device(self._signature.tensors(batch=None))
             try:
                 with backend.as_judge(self.model):
-                    self._times = called(
-                        self.model, lambda fake: self._signature.call(self.model, [fake(v) for v in values])
-                    )
+                    self._times = called(self.model, lambda: self._signature.call(self.model, values))
             except Exception:
                 # Whatever is wrong with the model, tracing will meet it again and can say where.
                 self._times = Counter()
@@ -118,8 +116,7 @@ class TorchSource:
                 raise Reached
 
         torch = backend.torch()
-        device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
-        values = [torch.tensor(feeds[spec.name]).to(device) for spec in self.inputs]
+        values = self._on_device([torch.tensor(feeds[spec.name]) for spec in self.inputs])
         try:
             with backend.as_judge(self.model), recording(self.model, observe):
                 outputs = self._signature.call(self.model, values)
@@ -137,6 +134,10 @@ class TorchSource:
         if missing:
             raise SourceError(f"PyTorch did not reach {', '.join(missing)} when it ran the model")
         return found
+
+    def _on_device(self, tensors: Sequence[Any]) -> list[Any]:
+        device = next((p.device for p in self.model.parameters()), None)
+        return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         del inputs  # the original architecture is called with all of them

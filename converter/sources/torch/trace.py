@@ -11,9 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import inspect
 import linecache
-import re
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +22,7 @@ from converter.errors import SourceError
 from converter.model import Boundary, Layer, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
-from converter.sources.torch.signature import Signature
+from converter.sources.torch.signature import Signature, name_arguments
 from converter.sources.torch.structure import flatten_named
 
 __all__ = ["FixedBatchError", "Trace", "tap", "trace"]
@@ -41,7 +39,7 @@ class Trace:
         program: the ExportedProgram; it takes the inputs in flat order and returns the taps.
         inputs: the model's inputs.
         outputs: the model's outputs as boundaries; empty where the trace stopped before them.
-        layers: every layer call in order.
+        layers: every layer call in order; where the trace stopped, those that it was to reach.
         taps: the `Boundary.value` of each tensor that the program returns.
         places: `Boundary.value` → where it appears when the model runs.
     """
@@ -77,7 +75,7 @@ _KEPT: list[Any] = []
 
 
 class _Taps:
-    """Taps the tensors that modules return, and says when all that was waited for has been seen."""
+    """Taps the tensors that modules return: those that are waited for, until all have been seen, or all."""
 
     def __init__(self, until: Iterable[tuple[str, int]]) -> None:
         self._until = frozenset(until)
@@ -94,10 +92,12 @@ class _Taps:
         return tap()(tensor, self.count - 1)
 
     def __call__(self, call: ModuleCall, output: Any) -> None:
+        if self._until and (call.path, call.index) not in self._missing:
+            return
         tensors = [(key, self.tap(tensor)) for key, tensor in flatten_named(output)]
         if tensors:
             self.calls.append((call, tensors))
-        if (call.path, call.index) in self._missing:
+        if self._until:
             self._missing.remove((call.path, call.index))
             if not self._missing:
                 raise Reached
@@ -111,8 +111,8 @@ def trace(
     Args:
         model: the model; left as it was.
         signature: how to call it.
-        until: calls (path, index): stop when all of them have returned. The trace then has neither the
-            layers after them nor the model's outputs.
+        until: calls (path, index): stop when all of them have returned. The trace then has these layers
+            alone, and not the model's outputs. Each tap is paid for in every stage of the exporter.
         times: how often each module is called in all; counted in the trace where None.
 
     Raises:
@@ -135,9 +135,7 @@ def trace(
         return tuple(value for _, tensors in taps.calls for _, value in tensors) + tuple(e for _, e in ends)
 
     original = model.forward
-    names = [re.sub(r"\W", "_", spec.name) for spec in signature.inputs]
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    name_arguments(forward, [spec.name for spec in signature.inputs])
     with backend.quiet(), backend.as_judge(model), _forward(model, forward):
         program = _exported(model, signature)
     return _collect(program, signature, taps, ends, times)
