@@ -104,7 +104,7 @@ def convert(
         str,
         typer.Option(
             help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
-            "state_dict, safetensors."
+            "pt2, state_dict, safetensors."
         ),
     ] = "onnx",
     weights: WeightsOption = "pretrained",

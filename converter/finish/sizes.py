@@ -60,7 +60,7 @@ def fold_sizes(model: ir.Model) -> None:
 def _fix_target(node: ir.Node, known: dict[ir.Value, _Sizes]) -> None:
     target = node.inputs[1]
     sizes = known.get(target) if target is not None else None
-    if sizes is None or node.attributes.get_int("allowzero", 0):
+    if sizes is None or node.attributes.get_int("allowzero"):
         return
     wanted = np.array([-1 if size is None else size for size in sizes], np.int64)
     if (wanted == -1).sum() > 1:
@@ -74,10 +74,10 @@ def _evaluate(node: ir.Node, known: dict[ir.Value, _Sizes]) -> _Sizes | None:
     """The sizes that a node puts out, where it puts out sizes; a scalar is a list of one."""
     first = node.inputs[0]
     if node.op_type == "Shape":
-        if first is None or first.shape is None:
+        shape = None if first is None else _dims(first)
+        if shape is None:
             return None
-        sizes = _dims(first) or []
-        return sizes[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(sizes))]
+        return shape[node.attributes.get_int("start", 0) : node.attributes.get_int("end", len(shape))]
     if node.op_type in ("Gather", "Slice"):
         data = _sizes(first, known)
         others = [constant_of(value) for value in node.inputs[1:]]

@@ -15,7 +15,7 @@ _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".pt", ".pth", ".bin", ".safetensors")
 _EXPECTED = (
     "a source is keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME, FILE.keras, "
-    "FILE.h5, FILE.py:FACTORY or FILE.pth, or, in Python, a live keras.Model or torch.nn.Module"
+    "FILE.h5, FILE.py:FACTORY, FILE.pth or FILE.pt2, or, in Python, a live keras.Model or torch.nn.Module"
 )
 
 
@@ -54,13 +54,18 @@ def resolve(source: str | Path | Any, how: Opening) -> Source:
     if path.suffix.casefold() in _KERAS_FILES:
         from converter.sources.keras import open_keras_file
 
-        _refuse_torch_options(text, how)
+        _refuse_torch_options(f"{text} is a Keras model", how)
         return open_keras_file(
             path, weights=how.weights, seed=how.seed, trust=how.trust, custom_objects=how.custom_objects
         )
-    if path.suffix.casefold() in _TORCH_FILES:
-        from converter.sources.torch import open_pickle
+    if path.suffix.casefold() in (*_TORCH_FILES, ".pt2"):
+        from converter.sources.torch import open_exported, open_pickle
 
+        if how.weights not in ("pretrained", "auto"):
+            raise SourceError(f"{path} brings its own weights: --weights {how.weights} does not apply")
+        if path.suffix.casefold() == ".pt2":
+            _refuse_torch_options(f"{path} is a program", how)
+            return open_exported(path, trust=how.trust)
         return open_pickle(path, example=how.example, dynamic=how.dynamic, trust=how.trust)
     if how.trust or how.custom_objects is not None:
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
@@ -88,7 +93,7 @@ def _named(prefix: str, name: str, how: Opening) -> Source:
     if prefix == "keras":
         from converter.sources.keras import open_application
 
-        _refuse_torch_options(f"{prefix}:{name}", how)
+        _refuse_torch_options(f"{prefix}:{name} is a Keras model", how)
         return open_application(name, weights=how.weights, seed=how.seed)
     from converter.sources import torch
 
@@ -112,11 +117,9 @@ def _bare(name: str, how: Opening) -> Source:
     raise UnknownModelError("; ".join(error.message for error in refusals), hint="; ".join(near))
 
 
-def _refuse_torch_options(source: str, how: Opening) -> None:
+def _refuse_torch_options(what: str, how: Opening) -> None:
     if how.example or how.dynamic:
-        raise SourceError(
-            f"{source} is a Keras model, which knows its inputs: neither example nor dynamic apply"
-        )
+        raise SourceError(f"{what}, which knows its inputs: neither example nor dynamic apply")
 
 
 def _live(model: Any, how: Opening) -> Source:
@@ -124,7 +127,7 @@ def _live(model: Any, how: Opening) -> Source:
     if "keras" in packages:
         from converter.sources.keras import open_live
 
-        _refuse_torch_options("this", how)
+        _refuse_torch_options("this is a Keras model", how)
         return open_live(model)
     if "torch" in packages:
         from converter.sources import torch

@@ -56,8 +56,8 @@ def test_a_target_with_two_unknown_sizes_stays() -> None:
 
 def test_sizes_are_reckoned_with() -> None:
     body = (
-        "s = Shape<start=1>(x) a = Gather(s, zero) b = Gather(s, one) c = Mul(a, b) d = Add(c, c) e = Sub(d, c)"
-        " n = Concat<axis=0>(m, e) y = Reshape(x, n)"
+        "s = Shape<start=1>(x) a = Gather(s, zero) b = Gather(s, one) c = Mul(a, b) d = Add(c, c)"
+        " e = Sub(d, c) n = Concat<axis=0>(m, e) y = Reshape(x, n)"
     )
     model = read(body, zero=[0], one=[-1], m=[-1])
     fold_sizes(model)

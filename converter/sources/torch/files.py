@@ -14,6 +14,7 @@ from converter.errors import SourceError
 from converter.model import SourceInfo
 from converter.sources.digest import sha256_of
 from converter.sources.torch import backend
+from converter.sources.torch.exported import from_program
 from converter.sources.torch.initial import keep_signal, seeded
 from converter.sources.torch.signature import parse_examples, signature
 from converter.sources.torch.source import TorchSource
@@ -167,7 +168,7 @@ def _given(example: Any, model: Any) -> Any:
 
 
 def open_live(model: Any, *, example: Any, dynamic: Sequence[str]) -> TorchSource:
-    """A live `nn.Module`, with whatever weights it has.
+    """A live `nn.Module` or `ExportedProgram`, with whatever weights it has.
 
     Raises:
         SourceError: it is compiled, or no example of its inputs was given.
@@ -178,4 +179,6 @@ def open_live(model: Any, *, example: Any, dynamic: Sequence[str]) -> TorchSourc
         )
     name = type(model).__name__
     info = SourceInfo("torch", name, f"live:{name}", "live", True)
+    if isinstance(model, backend.torch().export.ExportedProgram):
+        return from_program(model, info)
     return TorchSource(model, info, signature(model, _given(example, model), dynamic))

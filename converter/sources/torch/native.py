@@ -1,23 +1,25 @@
-"""Parts of a PyTorch model as weights under their original names."""
+"""Parts of a PyTorch model for PyTorch: as weights under their original names, and as programs."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import onnx_ir as ir
 
 from converter.errors import TargetError
-from converter.model import Array, LayeredModel
+from converter.model import Array, Boundary, LayeredModel, TensorSpec
 from converter.sources.torch import backend
+from converter.sources.torch.program import export_piece
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
 from converter.sources.torch.signature import Signature, as_array
 from converter.sources.torch.structure import flatten_named, map_named
-from converter.sources.torch.trace import Place
+from converter.sources.torch.trace import Trace
 
-__all__ = ["NativePiece", "used_weights"]
+__all__ = ["NativePiece"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,17 +29,45 @@ class NativePiece:
     Attributes:
         model: the whole model; it is left as it was.
         signature: how to call it.
-        starts: where the piece starts, with the names under which it takes these tensors.
-        ends: where it ends, with the names of its outputs; a string is an output of the model.
-        state: what the model's `state_dict` has of the modules that the piece computes with, each
-            tensor once, under the first of its names.
+        traced: a trace of it that has the starts and the ends.
+        layered: the graph made of that trace, whose initializers bear the names of the weights.
+        inputs: inputs of the model that are inputs of the piece.
+        starts: where the piece starts.
+        ends: where it ends; one that is at no place is an output of the model.
     """
 
     model: Any
     signature: Signature
-    starts: tuple[tuple[Place, str], ...]
-    ends: tuple[tuple[Place | str, str], ...]
-    state: dict[str, Any]
+    traced: Trace
+    layered: LayeredModel
+    inputs: tuple[TensorSpec, ...]
+    starts: tuple[Boundary, ...]
+    ends: tuple[Boundary, ...]
+
+    @functools.cached_property
+    def state(self) -> dict[str, Any]:
+        """What the model's `state_dict` has of the modules that the piece computes with, each tensor
+        once, under the first of its names.
+
+        Raises:
+            TargetError: the piece has no weights.
+        """
+        state = _used_weights(
+            self.model, self.layered, [b.value for b in self.starts], [b.value for b in self.ends]
+        )
+        if not state:
+            raise TargetError("there are no weights in this piece to save")
+        return state
+
+    @functools.cached_property
+    def program(self) -> Any:
+        """The piece as an ExportedProgram.
+
+        Raises:
+            TargetError: PyTorch cannot trace it by itself.
+        """
+        starts = {boundary.value: boundary.spec for boundary in self.starts}
+        return export_piece(self.traced, self.inputs, starts, [boundary.value for boundary in self.ends])
 
     def restored(self, state: Mapping[str, Any]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         """The piece as a function, run by the original architecture with these weights and no others.
@@ -62,7 +92,9 @@ class NativePiece:
 
     def _run(self, model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
         torch = backend.torch()
-        given, wanted = dict(self.starts), dict(self.ends)
+        places = self.traced.places
+        given = {places[b.value]: b.name for b in self.starts}
+        wanted = {places.get(b.value, b.name): b.name for b in self.ends}
         found: dict[str, Array] = {}
 
         def observe(call: ModuleCall, output: Any) -> Any:
@@ -96,7 +128,7 @@ class NativePiece:
         return found
 
 
-def used_weights(
+def _used_weights(
     model: Any, layered: LayeredModel, starts: Sequence[str], ends: Sequence[str]
 ) -> dict[str, Any]:
     """The entries of the `state_dict` of every module that owns a weight between two cuts.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ from converter.errors import TargetError
 from converter.model import TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.signature import name_arguments
-from converter.sources.torch.trace import Trace
+from converter.sources.torch.trace import Trace, tap
 
 __all__ = ["export_piece"]
 
@@ -49,6 +50,10 @@ def export_piece(
                 f"torch.export cannot trace this piece by itself: {type(error).__name__}: "
                 f"{' '.join(str(error).split())[:400]}"
             ) from error
+    program.example_inputs = None  # zeros, as large as a batch of the inputs
+    for node in program.graph.nodes:
+        for key in ("stack_trace", "from_node"):  # they speak of this machine and of this process
+            node.meta.pop(key, None)
     placeholders = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for name, spec in zip(program.graph_signature.user_inputs, specs, strict=True):
         for size, made in zip(spec.shape, placeholders[name].meta["val"].shape, strict=True):
@@ -60,12 +65,16 @@ def export_piece(
 class _Piece:
     """The nodes between two cuts of a functional program, to be run again.
 
-    Whatever read a tensor after the tap at which the piece starts reads what the piece is fed. A size that the
-    program read from a tensor is read from what the piece is fed, too.
+    Whatever read a tensor after the tap at which the piece starts reads what the piece is fed. A size that
+    the program read from a tensor is read from what the piece is fed, too.
     """
 
     def __init__(
-        self, traced: Trace, inputs: Sequence[TensorSpec], starts: Mapping[str, TensorSpec], ends: Sequence[str]
+        self,
+        traced: Trace,
+        inputs: Sequence[TensorSpec],
+        starts: Mapping[str, TensorSpec],
+        ends: Sequence[str],
     ) -> None:
         self._program = traced.program.run_decompositions({})
         graph, signature = self._program.graph, self._program.graph_signature
@@ -135,9 +144,7 @@ class _Piece:
     def _compute(self, module: Any, node: Any, known: Mapping[Any, Any], sizes: Mapping[Any, Any]) -> Any:
         torch = backend.torch()
         if node.op == "placeholder":
-            return module.get_parameter(path) if (path := self._state[node.name]) in dict(
-                module.named_parameters()
-            ) else module.get_buffer(path)
+            return operator.attrgetter(self._state[node.name])(module)
         if node.op == "get_attr":
             return getattr(self._program.graph_module, node.target)
         if self._is_size(node):
@@ -148,19 +155,14 @@ class _Piece:
             # What making a program functional turns batch_norm into has no gradient.
             x, weight, bias, mean, variance, momentum, epsilon = args
             return (torch.batch_norm(x, weight, bias, mean, variance, False, momentum, epsilon, False),)
-        if "converter.tap" in str(node.target):
+        if node.target is tap().default:
             return args[0]
         return node.target(*args, **kwargs)
 
     def _read(self, node: Any, source: Any) -> Any:
         """What a node reads for one of its arguments: the tap that the piece starts at, from there on."""
-        starts = [
-            tap
-            for tap in self._fed
-            if tap.op != "placeholder"
-            and tap.args[0] is source
-            and self._position[tap] < self._position[node]
-        ]
+        taps = [fed for fed in self._fed if fed.op != "placeholder" and fed.args[0] is source]
+        starts = [start for start in taps if self._position[start] < self._position[node]]
         return max(starts, key=self._position.__getitem__) if starts else source
 
     def _needed(self) -> set[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -51,8 +52,8 @@ def recording(model: Any, observe: Callable[[ModuleCall, Any], Any]) -> Iterator
     handles = []
     try:
         for path, module in model.named_modules():
-            if path:
-                handles.append(module.register_forward_hook(hook_for(path)))
+            if path:  # an unflattened program has a module `relu@1` for the second call of `relu`
+                handles.append(module.register_forward_hook(hook_for(re.sub(r"@\d+", "", path))))
         yield
     finally:
         for handle in handles:

@@ -186,7 +186,7 @@ def _axes(wish: str, specs: Sequence[TensorSpec]) -> list[tuple[str, int, str]]:
 
 
 def name_arguments(forward: Any, names: Sequence[str]) -> None:
-    """Let a function of `*values` say that it takes arguments of these names, as near as Python allows them."""
+    """Let a function of `*values` say that it takes arguments of these names, as near as Python has them."""
     identifiers = [re.sub(r"^(?=\d)|\W", "_", name) for name in names]
     unique = [f"{n}_{i}" if identifiers.count(n) > 1 else n for i, n in enumerate(identifiers)]
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD

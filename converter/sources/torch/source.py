@@ -6,10 +6,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converter.errors import SourceError, TargetError
+from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
-from converter.sources.torch.native import NativePiece, used_weights
+from converter.sources.torch.native import NativePiece
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array
 from converter.sources.torch.structure import flatten_named
@@ -140,19 +140,17 @@ class TorchSource:
         return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        del inputs  # the original architecture is called with all of them
         cut = {b.value for b in (*starts, *ends)}
         if self._layered is None or not cut <= set(self._trace.taps):
             self._traced, self._until = None, frozenset()  # it was traced for another cut since
             self.export((), 0)
         assert self._layered is not None
-        state = used_weights(self.model, self._layered[1], [b.value for b in starts], [b.value for b in ends])
-        if not state:
-            raise TargetError("there are no weights in this piece to save")
         return NativePiece(
             self.model,
             self._signature,
-            tuple((self._places[b.value], b.name) for b in starts),
-            tuple((self._places.get(b.value, b.name), b.name) for b in ends),
-            state,
+            self._trace,
+            self._layered[1],
+            tuple(spec for spec in self.inputs if spec.name in inputs),
+            tuple(starts),
+            tuple(ends),
         )
