@@ -80,7 +80,9 @@ class NativePiece:
             TargetError: the architecture does not know one of the names.
         """
         torch = backend.torch()
-        model = copy.deepcopy(self.model)
+        # An unflattened program's nodes hold tensors without data, which cannot be copied and need not be.
+        shared = {id(node): node for node in getattr(self.model, "input_placeholders", ())}
+        model = copy.deepcopy(self.model, shared)
         with torch.no_grad():
             for tensor in model.state_dict().values():
                 if tensor.is_floating_point():
