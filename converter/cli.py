@@ -63,6 +63,13 @@ CustomOption = Annotated[
     Path | None,
     typer.Option(help="Python file with the model file's custom classes; needs --trust.", show_default=False),
 ]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Export anew, and keep nothing for later runs.")
+]
+WholeOption = Annotated[
+    bool,
+    typer.Option("--cache-whole", help="Export the whole model, so that later cuts anywhere are quick."),
+]
 
 
 def _version(value: bool) -> None:
@@ -122,6 +129,8 @@ def convert(
     custom_objects: CustomOption = None,
     example: ExampleOption = None,
     dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
+    cache_whole: WholeOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
 ) -> None:
     """Cut a model at named layers, prove the piece, write it.
@@ -137,7 +146,8 @@ def convert(
 
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
-    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()))
+    axes = tuple(dynamic or ())
+    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole)
     try:
         request = Request(
             to=tuple(to or ()),
@@ -179,6 +189,7 @@ def layers(
     custom_objects: CustomOption = None,
     example: ExampleOption = None,
     dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List every layer: kind, output, parameters, and where a cut is legal.
@@ -191,7 +202,7 @@ def layers(
     from converter.sources import Opening, resolve
     from converter.surgery import legal_cuts
 
-    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()))
+    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()), not no_cache)
     try:
         model = resolve(source, how)
         legal = legal_cuts(whole(model), model.outputs)
@@ -201,6 +212,25 @@ def layers(
             layer_table(Console(), model.layers, legal)
     except ConverterError as error:
         _fail(error)
+
+
+@app.command()
+def cache(
+    clear: Annotated[bool, typer.Option("--clear", help="Remove everything.")] = False,
+) -> None:
+    """Show the exports that are kept for later runs, or remove them.
+
+    CONVERTER_CACHE_DIR says where they are, CONVERTER_CACHE_MB how large they may grow together; what was
+    used longest ago goes first. No weights are kept.
+    """
+    from converter.report import cache_table
+    from converter.sources import Store
+
+    store = Store()
+    if clear:
+        print(f"removed {store.clear()} exports from {store.folder}")
+        return
+    cache_table(Console(), store.folder, store.limit, [(e.path, e.header) for e in store.entries()])
 
 
 def _folder_name(name: str, request: object) -> str:

@@ -29,6 +29,7 @@ def load(
     custom_objects: str | Path | None = None,
     example: Any = None,
     dynamic: Sequence[str] = (),
+    cache: bool = True,
 ) -> Model:
     """Open a model to look at and to cut.
 
@@ -39,17 +40,17 @@ def load(
         seed: seed of random weights and of the samples that pieces are validated on.
         trust: let the file run its author's code.
         custom_objects: a Python file with the custom classes of a model file; needs `trust`.
-
         example: inputs of a `torch.nn.Module`, axis 0 being the batch: a tensor, a tuple (by position) or a
             dict (by name); only sizes and dtypes count.
         dynamic: axes of its inputs to leave symbolic besides the batch: `sequence`, `image`, or
             `INPUT:AXIS=NAME`.
+        cache: keep what is exported for later runs, and use what was kept; live models are never cached.
 
     Raises:
         SourceError: no such model, or it cannot be read or trusted.
     """
     custom = None if custom_objects is None else Path(custom_objects)
-    opened = resolve(source, Opening(weights, seed, trust, custom, example, tuple(dynamic)))
+    opened = resolve(source, Opening(weights, seed, trust, custom, example, tuple(dynamic), cache))
     return Model(opened, seed=seed, trust=trust)
 
 

@@ -7,6 +7,7 @@ rest of the program cannot tell.
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -23,6 +24,7 @@ __all__ = [
     "Layer",
     "LayeredModel",
     "Piece",
+    "Place",
     "Source",
     "SourceInfo",
     "TensorSpec",
@@ -33,6 +35,8 @@ LAYER = "converter.layer"
 
 Array = npt.NDArray[Any]
 Dim = int | str
+# Where a tensor appears when a model runs: (path of the layer, number of the call, path in its outputs).
+Place = tuple[str, int, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,11 +75,23 @@ class Boundary:
 
     Attributes:
         spec: the tensor, under the name that a piece cut here gives it.
-        value: the name of the tensor in the layered graph.
+        value: the name of the tensor in the layered graph, the same in every export of a model.
     """
 
     spec: TensorSpec
     value: str
+
+    @staticmethod
+    def value_at(place: Place) -> str:
+        """The name of the tensor at a place."""
+        path, index, key = place
+        return f"boundary:{path}@{index}:{key}"
+
+    @property
+    def place(self) -> Place | None:
+        """Where the tensor appears when the model runs; None for an output of the model."""
+        found = re.fullmatch(r"boundary:(.*?)@(\d+):(.*)", self.value, re.DOTALL)
+        return None if found is None else (found[1], int(found[2]), found[3])
 
     @property
     def name(self) -> str:
@@ -194,6 +210,9 @@ class Source(Protocol):
 
     info: SourceInfo
     packages: tuple[str, ...]
+    # Besides `info.weights`, the names of the weights and the versions of the packages: all that decides what
+    # the source exports. None where that cannot be told, as for live models.
+    origin: str | None
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -220,6 +239,10 @@ class Source(Protocol):
 
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         """Translate what is needed to compute these boundaries, in about this opset."""
+        ...
+
+    def weights(self) -> Mapping[str, ir.TensorProtocol]:
+        """The weights under the names of the initializers that export makes of them, read lazily."""
         ...
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:

@@ -7,7 +7,6 @@ import dataclasses
 import gc
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from converter.finish import OPSETS, finish
 from converter.model import Boundary, LayeredModel, Piece, Source
 from converter.report import Document, Timings, metadata
 from converter.samples import draw, read_samples, vocabularies
+from converter.sources import versions_of
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 from converter.validation import (
@@ -29,6 +29,7 @@ from converter.validation import (
 __all__ = ["DEFAULT_OPSET", "Pieces", "Request", "convert", "cut_out", "deliver", "whole"]
 
 DEFAULT_OPSET = 18
+_PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 Progress = Callable[[str, str], None]
 
 
@@ -155,7 +156,7 @@ def deliver(
     """Write the pieces to a scratch folder, validate what was written, move it into place."""
     _check_targets(source, request)
     provider = provider_for(request.device) if request.validate else ""
-    versions = _versions(source)
+    versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
     proof = f"passed: {provider} against {source.info.kind}" if request.validate else "UNVALIDATED"
     with staged(folder) as scratch:
@@ -305,17 +306,6 @@ def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:
         "split": list(request.split),
         "frontier": list(crossing),
     }
-
-
-def _versions(source: Source) -> dict[str, str]:
-    names = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu", *source.packages)
-    found = {}
-    for name in names:
-        try:
-            found[name] = packages.version(name)
-        except packages.PackageNotFoundError:
-            continue
-    return found
 
 
 def _names(boundaries: Sequence[Boundary]) -> str:

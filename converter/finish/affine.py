@@ -98,6 +98,7 @@ def _of_batch_norm(node: ir.Node) -> tuple[Vector, Vector] | None:
     # In double precision: the result is rounded once, as the framework's own operator does at best.
     gamma, beta, mean, variance = (np.asarray(array, np.float64) for array in found)
     epsilon = node.attributes["epsilon"].as_float() if "epsilon" in node.attributes else 1e-5
+    epsilon = float(np.float32(epsilon))  # what a file holds of it
     scale = gamma / np.sqrt(variance + epsilon)
     return scale, beta - mean * scale
 

@@ -1,6 +1,6 @@
 """What people read: the report as a document and on the terminal."""
 
 from converter.report.document import Document, Timings, layers_as_json, metadata
-from converter.report.terminal import Terminal, layer_table
+from converter.report.terminal import Terminal, cache_table, layer_table
 
-__all__ = ["Document", "Terminal", "Timings", "layer_table", "layers_as_json", "metadata"]
+__all__ = ["Document", "Terminal", "Timings", "cache_table", "layer_table", "layers_as_json", "metadata"]

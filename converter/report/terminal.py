@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+import datetime
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,7 +15,7 @@ from rich.text import Text
 from converter.model import Layer
 from converter.report.document import Document
 
-__all__ = ["Terminal", "layer_table"]
+__all__ = ["Terminal", "cache_table", "layer_table"]
 
 
 @dataclasses.dataclass
@@ -73,6 +75,25 @@ def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str
         rows.append((layer.name, layer.kind, outputs, f"{layer.parameters:,}", "yes", head))
     heads = ("layer", "kind", "output", "parameters", "trunk", "head")
     _print_table(console, "", heads, rows)
+
+
+def cache_table(
+    console: Console, folder: Path, limit: int, entries: Sequence[tuple[Path, Mapping[str, Any]]]
+) -> None:
+    """Print the exports that are kept: source, how far they go, size, and when they were used last."""
+    rows, total = [], 0
+    for path, header in entries:
+        status = path.stat()
+        total += status.st_size
+        used = datetime.datetime.fromtimestamp(status.st_mtime).isoformat(" ", "minutes")
+        rows.append((header["source"], header["cut"] or "whole", _bytes(status.st_size), used))
+    console.print(
+        f"{folder}: {len(rows)} exports, {_bytes(total)} of at most {_bytes(limit)}",
+        soft_wrap=True,
+        highlight=False,
+    )
+    if rows:
+        _print_table(console, "", ("source", "up to", "size", "last used"), rows)
 
 
 def _print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

@@ -1,14 +1,45 @@
-"""What a file of weights is called in the report."""
+"""What a result depends on: digests of files and of code, versions of packages."""
 
 from __future__ import annotations
 
 import hashlib
+import sys
+import sysconfig
+from collections.abc import Iterable
+from importlib import metadata
 from pathlib import Path
 
-__all__ = ["sha256_of"]
+__all__ = ["sha256_of", "user_code", "versions_of"]
 
 
 def sha256_of(path: Path) -> str:
     """`sha256:` and the digest of a file, read in chunks."""
     with path.open("rb") as file:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+
+
+def user_code() -> str:
+    """The digest of every loaded Python file that is no installed package's, nor this one's."""
+    paths = sysconfig.get_paths()
+    installed = [str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed.append(str(Path(__file__).resolve().parents[1]))
+    files = set()
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        if name is not None and Path(name).suffix == ".py":
+            path = Path(name).resolve()
+            if not str(path).startswith(tuple(installed)):
+                files.add(path)
+    digests = sorted(sha256_of(path) for path in files if path.is_file())
+    return f"code:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
+
+
+def versions_of(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those of these packages that are installed."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -8,6 +8,7 @@ from typing import Any
 
 from converter.errors import SourceError, UnknownModelError
 from converter.model import Source
+from converter.sources.cache import CachedSource, Store
 
 __all__ = ["Opening", "resolve"]
 
@@ -31,6 +32,8 @@ class Opening:
         example: inputs of a PyTorch model whose inputs are not known otherwise: tensors, or texts as
             `--example` takes them.
         dynamic: axes of a PyTorch model's inputs to leave symbolic besides the batch.
+        cache: keep what is exported for later runs, and use what was kept.
+        cache_whole: export whole models, so that every later cut is found in the cache.
     """
 
     weights: str = "pretrained"
@@ -39,6 +42,8 @@ class Opening:
     custom_objects: Path | None = None
     example: Any = None
     dynamic: tuple[str, ...] = ()
+    cache: bool = True
+    cache_whole: bool = False
 
 
 def resolve(source: str | Path | Any, how: Opening) -> Source:
@@ -47,6 +52,13 @@ def resolve(source: str | Path | Any, how: Opening) -> Source:
     Raises:
         SourceError: nothing of that name, or it cannot be opened.
     """
+    opened = _opened(source, how)
+    if not how.cache or opened.origin is None:
+        return opened
+    return CachedSource(opened, Store(), whole=how.cache_whole)
+
+
+def _opened(source: str | Path | Any, how: Opening) -> Source:
     if not isinstance(source, (str, Path)):
         return _live(source, how)
     text = str(source)

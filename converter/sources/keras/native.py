@@ -14,15 +14,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from converter.errors import TargetError
-from converter.model import TensorSpec
+from converter.model import Place, TensorSpec
 from converter.sources.keras import backend
 from converter.sources.keras.recorder import LayerCall, following, operations
 from converter.sources.keras.signature import Signature, flatten_named
 
-__all__ = ["Place", "part"]
-
-# Path of the layer, number of the call, path of the tensor within what the call returns.
-Place = tuple[str, int, str]
+__all__ = ["part"]
 
 
 def part(

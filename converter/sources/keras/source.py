@@ -9,19 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx_ir as ir
 
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
-from converter.sources.digest import sha256_of
+from converter.sources.digest import sha256_of, user_code
 from converter.sources.keras import backend
 from converter.sources.keras.applications import build_application, value_range
 from converter.sources.keras.files import load_weights, open_file
 from converter.sources.keras.initial import keep_signal, seeded
-from converter.sources.keras.native import Place, part
+from converter.sources.keras.native import part
 from converter.sources.keras.recorder import LayerCall, Reached, calls_until, recording
 from converter.sources.keras.signature import Signature, flatten_named, signature
-from converter.sources.keras.trace import Trace, trace
-from converter.sources.keras.translate import translate
+from converter.sources.keras.trace import Trace, trace, weights_by_name
+from converter.sources.keras.translate import lazy_weight, translate
 
 __all__ = ["KerasSource", "open_application", "open_keras_file", "open_live"]
 
@@ -31,14 +32,19 @@ class KerasSource:
 
     packages: tuple[str, ...] = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx")
 
-    def __init__(self, model: Any, info: SourceInfo, value_range: tuple[float, float] | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        info: SourceInfo,
+        value_range: tuple[float, float] | None = None,
+        origin: str | None = None,
+    ) -> None:
         self.info = info
+        self.origin = origin
         self.model = model
         self._range = value_range
         self._until: frozenset[str] = frozenset()
         self._traced: Trace | None = None
-        # Where each boundary's tensor appears when the model runs; a string is a model output.
-        self._places: dict[str, Place | str] = {}
 
     @functools.cached_property
     def _signature(self) -> Signature:
@@ -50,8 +56,6 @@ class KerasSource:
     def _trace(self) -> Trace:
         if self._traced is None:
             self._traced = trace(self.model, self._signature, self._until)
-            self._places |= self._traced.places
-            self._places |= {b.value: b.name for b in self._traced.outputs}
         return self._traced
 
     @property
@@ -77,10 +81,14 @@ class KerasSource:
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         return translate(self._trace, [boundary.value for boundary in sinks], opset)
 
+    def weights(self) -> dict[str, ir.TensorProtocol]:
+        named = weights_by_name(self.model, self._signature)
+        return {name: lazy_weight(name, variable) for name, variable in named.items()}
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run Keras eagerly, layer by layer; independent of the trace that the graph comes from."""
         tf = backend.tensorflow()
-        places = {self._places[b.value]: b.value for b in wanted}
+        places = {b.place or b.name: b.value for b in wanted}
         found: dict[str, Array] = {}
 
         def observe(call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
@@ -113,13 +121,12 @@ class KerasSource:
         return found
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        begun = [(self._places[b.value], b.spec) for b in starts]
         return part(
             self.model,
             self._signature,
             inputs,
-            [(place, spec) for place, spec in begun if not isinstance(place, str)],
-            [self._places[b.value] for b in ends],
+            [(b.place, b.spec) for b in starts if b.place],
+            [b.place or b.name for b in ends],
         )
 
 
@@ -149,7 +156,7 @@ def open_application(name: str, *, weights: str, seed: int) -> KerasSource:
             load_weights(model, Path(weights))
             label = sha256_of(Path(weights))
     info = SourceInfo("keras", lower, f"keras:{lower}", label, not label.startswith("random"))
-    return KerasSource(model, info, value_range(lower))
+    return KerasSource(model, info, value_range(lower), origin=info.locator)
 
 
 def open_keras_file(
@@ -171,7 +178,8 @@ def open_keras_file(
         load_weights(model, Path(weights))
         label = sha256_of(Path(weights))
     info = SourceInfo("keras", path.stem, str(path), label, not label.startswith("random"))
-    return KerasSource(model, info)
+    code = "" if custom_objects is None else user_code()
+    return KerasSource(model, info, origin=f"{sha256_of(path)} {code}")
 
 
 def open_live(model: Any) -> KerasSource:

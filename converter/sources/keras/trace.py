@@ -20,7 +20,7 @@ from converter.sources.keras.lowering import lowered
 from converter.sources.keras.recorder import LayerCall, Reached, calls_until, operations, recording
 from converter.sources.keras.signature import Signature, flatten_named
 
-__all__ = ["Trace", "trace"]
+__all__ = ["Trace", "trace", "weights_by_name"]
 
 
 @dataclasses.dataclass
@@ -35,7 +35,6 @@ class Trace:
         weights: graph tensor → (name, Keras variable or TensorFlow tensor).
         tensors: `Boundary.value` → graph tensor. Values are names of our own making, the same in every
             trace of a model, whatever part of it was traced.
-        places: `Boundary.value` → (path of the layer, number of the call, path in its outputs).
     """
 
     graph_def: Any
@@ -45,7 +44,6 @@ class Trace:
     layers: tuple[Layer, ...]
     weights: dict[str, tuple[str, Any]]
     tensors: dict[str, str]
-    places: dict[str, tuple[str, int, str]]
 
 
 class _Fences:
@@ -106,9 +104,9 @@ def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset())
     """
     tf, keras = backend.tensorflow(), backend.keras()
     variables = _variables(calls_until(model, until) or [model])
-    constant = _variables_to_embed(model)
-    arguments = [v for v in variables if id(v) not in constant]
-    embedded = [(v, v.numpy()) for v in variables if id(v) in constant]
+    named_weights = {id(v): name for name, v in weights_by_name(model, signature).items()}
+    arguments = [v for v in variables if id(v) in named_weights]
+    embedded = [(v, v.numpy()) for v in variables if id(v) not in named_weights]
     graph = tf.__internal__.FuncGraph("trace")
     fences = _Fences(graph, until)
     try:
@@ -133,14 +131,21 @@ def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset())
         raise SourceError(
             f"Keras cannot run the model {model.name!r} on symbolic inputs: {type(error).__name__}: {error}"
         ) from error
-    names = _unique_names([v.path for v in arguments], {s.name for s in signature.inputs})
-    known = {t.name: (n, v) for t, n, v in zip(weights, names, arguments, strict=True)}
+    known = {t.name: (named_weights[id(v)], v) for t, v in zip(weights, arguments, strict=True)}
     known |= {
         inner.name: (f"captured/{inner.op.name}", outer)
         for outer, inner in graph.captures
         if outer is not None
     }
     return _collect(graph, fences, ends, [f.name for f in feeds], known, signature)
+
+
+def weights_by_name(model: Any, signature: Signature) -> dict[str, Any]:
+    """The variables that graphs of the model read as weights, by their names there."""
+    constant = _variables_to_embed(model)
+    variables = [v for v in _variables([model]) if id(v) not in constant]
+    names = _unique_names([v.path for v in variables], {s.name for s in signature.inputs})
+    return dict(zip(names, variables, strict=True))
 
 
 def _placeholder(dtype: Any, shape: Any) -> Any:
@@ -162,16 +167,14 @@ def _collect(
     layers = _layers(fences.calls, batch)
     outputs = tuple(Boundary(batch.spec(name, end), f"output:{name}") for name, end in ends)
     tensors = {f"output:{name}": end.name for name, end in ends}
-    places = {}
     for call, values in fences.calls:
         for key, value in values:
             tensors[_value(call, key)] = value.name
-            places[_value(call, key)] = (call.path, call.index, key)
-    return Trace(graph_def, signature.inputs, tuple(inputs), outputs, layers, weights, tensors, places)
+    return Trace(graph_def, signature.inputs, tuple(inputs), outputs, layers, weights, tensors)
 
 
 def _value(call: LayerCall, key: str) -> str:
-    return f"boundary:{call.path}@{call.index}:{key}"
+    return Boundary.value_at((call.path, call.index, key))
 
 
 def _layers(

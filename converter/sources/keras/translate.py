@@ -19,7 +19,7 @@ from converter.model import LAYER, LayeredModel
 from converter.sources.keras import backend
 from converter.sources.keras.trace import Trace
 
-__all__ = ["translate"]
+__all__ = ["lazy_weight", "translate"]
 
 # tf2onnx's newest; finishing converts to a newer one that was asked for.
 _NEWEST = 18
@@ -127,17 +127,34 @@ def _attach(graph: ir.Model, weights: dict[str, tuple[str, Any]]) -> None:
         assert value.name is not None
         name, variable = weights[value.name]
         main.inputs.remove(value)
-        dtype = ir.DataType.from_numpy(
-            np.dtype(variable.dtype if isinstance(variable.dtype, str) else variable.dtype.as_numpy_dtype)
-        )
         value.name = name
-        value.shape = ir.Shape([int(d) for d in variable.shape])
-        value.dtype = dtype
-        value.const_value = _lazy(variable, name, dtype, value.shape)
+        value.const_value = lazy_weight(name, variable)
+        value.shape, value.dtype = ir.Shape(value.const_value.shape), value.const_value.dtype
         main.register_initializer(value)
+    named = {name for name, _ in weights.values()}
+    for value in [value for value in main.initializers.values() if value.name not in named]:
+        _as_node(main, value)
 
 
-def _lazy(variable: Any, name: str, dtype: ir.DataType, shape: ir.Shape) -> ir.LazyTensor:
+def _as_node(graph: ir.Graph, value: ir.Value) -> None:
+    """Make a constant a node: initializers are weights, whose names stay, and tf2onnx numbers its constants."""
+    assert value.name is not None
+    assert value.const_value is not None
+    del graph.initializers[value.name]
+    node = ir.node("Constant", [], {"value": value.const_value})
+    node.outputs[0].name, node.outputs[0].shape, node.outputs[0].type = value.name, value.shape, value.type
+    value.name = None
+    value.replace_all_uses_with(node.outputs[0])
+    graph.insert_before(graph[0], node)
+
+
+def lazy_weight(name: str, variable: Any) -> ir.LazyTensor:
+    """A Keras variable or TensorFlow tensor as a tensor of ONNX, read when it is asked for."""
+    dtype = ir.DataType.from_numpy(
+        np.dtype(variable.dtype if isinstance(variable.dtype, str) else variable.dtype.as_numpy_dtype)
+    )
+    shape = ir.Shape([int(d) for d in variable.shape])
+
     def read() -> ir.TensorProtocol:
         raw = variable.value if hasattr(variable, "value") else variable
         return ir.Tensor(np.asarray(raw), name=name)

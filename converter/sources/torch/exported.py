@@ -36,10 +36,11 @@ def open_exported(path: Path, *, trust: bool) -> TorchSource:
             f"{path} is not a readable program of PyTorch: {type(error).__name__}: "
             f"{' '.join(str(error).split())[:300]}"
         ) from error
-    return from_program(program, SourceInfo("torch", path.stem, str(path), sha256_of(path), True))
+    label = sha256_of(path)
+    return from_program(program, SourceInfo("torch", path.stem, str(path), label, True), origin=label)
 
 
-def from_program(program: Any, info: SourceInfo) -> TorchSource:
+def from_program(program: Any, info: SourceInfo, origin: str | None = None) -> TorchSource:
     """A source of an ExportedProgram; its layers are the modules that its operators remember.
 
     Raises:
@@ -59,7 +60,7 @@ def from_program(program: Any, info: SourceInfo) -> TorchSource:
     called = _signature(program, info)
     with backend.quiet():
         model = torch.export.unflatten(program)
-    return TorchSource(model, info, called)
+    return TorchSource(model, info, called, origin)
 
 
 def _signature(program: Any, info: SourceInfo) -> Signature:

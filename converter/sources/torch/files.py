@@ -12,7 +12,7 @@ from typing import Any
 
 from converter.errors import SourceError
 from converter.model import SourceInfo
-from converter.sources.digest import sha256_of
+from converter.sources.digest import sha256_of, user_code
 from converter.sources.torch import backend
 from converter.sources.torch.exported import from_program
 from converter.sources.torch.initial import keep_signal, seeded
@@ -105,7 +105,8 @@ def open_pickle(path: Path, *, example: Any, dynamic: Sequence[str], trust: bool
             f"(or timm:NAME, or file.py:factory)",
         )
     info = SourceInfo("torch", path.stem, str(path), sha256_of(path), True)
-    return TorchSource(loaded, info, signature(loaded, _given(example, loaded), dynamic))
+    called = signature(loaded, _given(example, loaded), dynamic)
+    return TorchSource(loaded, info, called, origin=f"{info.weights} {user_code()}")
 
 
 def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: Sequence[str]) -> TorchSource:
@@ -126,7 +127,8 @@ def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: 
     if weights == "random":
         keep_signal(model, called, seed)
         label, trained = f"random(seed={seed})", False
-    return TorchSource(model, SourceInfo("torch", name, place, label, trained), called)
+    info = SourceInfo("torch", name, place, label, trained)
+    return TorchSource(model, info, called, origin=f"{name} {user_code()}")
 
 
 def _call(path: Path, name: str) -> Any:

@@ -94,9 +94,8 @@ class NativePiece:
 
     def _run(self, model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
         torch = backend.torch()
-        places = self.traced.places
-        given = {places[b.value]: b.name for b in self.starts}
-        wanted = {places.get(b.value, b.name): b.name for b in self.ends}
+        given = {b.place: b.name for b in self.starts}
+        wanted = {b.place or b.name: b.name for b in self.ends}
         found: dict[str, Array] = {}
 
         def observe(call: ModuleCall, output: Any) -> Any:

@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import onnx_ir as ir
+from onnx_ir.tensor_adapters import TorchTensor
+
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
@@ -13,7 +16,7 @@ from converter.sources.torch.native import NativePiece
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array
 from converter.sources.torch.structure import flatten_named
-from converter.sources.torch.trace import FixedBatchError, Place, Trace, trace
+from converter.sources.torch.trace import FixedBatchError, Trace, trace
 from converter.sources.torch.translate import translate
 
 __all__ = ["TorchSource"]
@@ -24,15 +27,15 @@ class TorchSource:
 
     packages: tuple[str, ...] = ("torch", "torchvision", "timm", "transformers")
 
-    def __init__(self, model: Any, info: SourceInfo, signature: Signature) -> None:
+    def __init__(self, model: Any, info: SourceInfo, signature: Signature, origin: str | None = None) -> None:
         self.info = info
+        self.origin = None if origin is None else f"{origin} {signature} {model}"
         self.model = model
         self._signature = signature
         self._until: frozenset[tuple[str, int]] = frozenset()
         self._traced: Trace | None = None
         self._layered: tuple[int, LayeredModel] | None = None
         self._times: Counter[str] | None = None
-        self._places: dict[str, Place] = {}
 
     @property
     def _trace(self) -> Trace:
@@ -43,7 +46,6 @@ class TorchSource:
             except FixedBatchError:
                 self._signature = self._signature.with_fixed_batch()
                 self._traced = trace(self.model, self._signature, self._until, times)
-            self._places |= self._traced.places
             self._layered = None
         return self._traced
 
@@ -63,8 +65,10 @@ class TorchSource:
         until = self._resolve(names)
         if self._traced is not None and not self._until:
             return
-        if self._traced is not None and until and until <= {p[:2] for p in self._traced.places.values()}:
-            return  # what was traced for another cut reaches far enough
+        if self._traced is not None and until:
+            tapped = {b.place[:2] for la in self._traced.layers for b in la.boundaries if b.place}
+            if until <= tapped:
+                return  # what was traced for another cut reaches far enough
         self._traced, self._until = None, until
 
     def _resolve(self, names: Sequence[str]) -> frozenset[tuple[str, int]]:
@@ -101,10 +105,15 @@ class TorchSource:
             self._layered = opset, translate(traced, opset)
         return self._layered[1]
 
+    def weights(self) -> dict[str, ir.TensorProtocol]:
+        named = [*self.model.named_parameters(remove_duplicate=False)]
+        named += self.model.named_buffers(remove_duplicate=False)
+        return {name: TorchTensor(tensor.detach(), name) for name, tensor in named}
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run PyTorch eagerly; independent of the trace that the graph comes from."""
-        places = {self._places[b.value]: b.value for b in wanted if b.value in self._places}
-        ends = {b.name: b.value for b in wanted if b.value not in self._places}
+        places = {b.place: b.value for b in wanted if b.place}
+        ends = {b.name: b.value for b in wanted if not b.place}
         found: dict[str, Array] = {}
 
         def observe(call: ModuleCall, output: Any) -> None:
@@ -116,7 +125,7 @@ class TorchSource:
                 raise Reached
 
         torch = backend.torch()
-        values = self._on_device([torch.tensor(feeds[spec.name]) for spec in self.inputs])
+        values = self._on_device([torch.tensor(feeds[spec.name]) for spec in self._signature.inputs])
         try:
             with backend.as_judge(self.model), recording(self.model, observe):
                 outputs = self._signature.call(self.model, values)

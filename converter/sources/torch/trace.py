@@ -27,9 +27,6 @@ from converter.sources.torch.structure import flatten_named
 
 __all__ = ["FixedBatchError", "Trace", "tap", "trace"]
 
-# (path of the module, number of the call, path of the tensor in what it returns)
-Place = tuple[str, int, str]
-
 
 @dataclasses.dataclass
 class Trace:
@@ -41,7 +38,6 @@ class Trace:
         outputs: the model's outputs as boundaries; empty where the trace stopped before them.
         layers: every layer call in order; where the trace stopped, those that it was to reach.
         taps: the `Boundary.value` of each tensor that the program returns.
-        places: `Boundary.value` → where it appears when the model runs.
     """
 
     program: Any
@@ -49,7 +45,6 @@ class Trace:
     outputs: tuple[Boundary, ...]
     layers: tuple[Layer, ...]
     taps: tuple[str, ...]
-    places: dict[str, Place]
 
 
 class FixedBatchError(Exception):
@@ -270,15 +265,14 @@ def _collect(
     tapped = iter(program.graph.output_node().args[0])
     if times is None:
         times = Counter(call.path for call, _ in taps.calls)
-    layers, places, values = [], {}, []
+    layers, values = [], []
     for call, tensors in taps.calls:
         name = f"{call.path}@{call.index}" if times[call.path] > 1 else call.path
         boundaries = []
         for key, _ in tensors:
-            value = f"boundary:{call.path}@{call.index}:{key}"
+            value = Boundary.value_at((call.path, call.index, key))
             spec = _spec(name if len(tensors) == 1 else f"{name}:{key}", next(tapped), symbols)
             boundaries.append(Boundary(spec, value))
-            places[value] = (call.path, call.index, key)
             values.append(value)
         weights = list(call.module.parameters())
         layers.append(
@@ -293,7 +287,7 @@ def _collect(
         )
     outputs = tuple(Boundary(_spec(name, next(tapped), symbols), f"output:{name}") for name, _ in ends)
     values += [b.value for b in outputs]
-    return Trace(program, signature.inputs, outputs, tuple(layers), tuple(values), places)
+    return Trace(program, signature.inputs, outputs, tuple(layers), tuple(values))
 
 
 def _symbols(program: Any, signature: Signature) -> dict[Any, str]:

@@ -164,7 +164,7 @@ def _open(
     if fresh:
         keep_signal(model, called, seed)
     info = SourceInfo("torch", name, f"{kind}:{locator or name}", label, not fresh)
-    return TorchSource(model, info, called)
+    return TorchSource(model, info, called, origin=f"{info.locator} {inputs.get('config')}")
 
 
 def _example(

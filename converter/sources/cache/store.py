@@ -1,0 +1,125 @@
+"""A folder of exported graphs: bounded in size, safe beside other processes, and distrustful of its files.
+
+A file is a line of magic, a line with the SHA-256 of what follows, a line of JSON, and an ONNX model without
+the source's weights. Its name begins with the digest of what the export depends on. Files are written whole
+or not at all; one that is damaged is removed and made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["Entry", "Store"]
+
+_MAGIC = b"converter export 1\n"
+_SUFFIX = ".export"
+_KEY = 32  # hexadecimal digits of the digest in a file's name
+_MEGABYTES = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """One stored export.
+
+    Attributes:
+        path: its file.
+        header: what was exported, as JSON has it.
+        graph: the ONNX model's bytes.
+    """
+
+    path: Path
+    header: Mapping[str, Any]
+    graph: bytes
+
+
+class Store:
+    """The folder `CONVERTER_CACHE_DIR`, by default `converter` in the user's cache folder.
+
+    `CONVERTER_CACHE_MB` bounds its size (1024 by default); what was used longest ago goes first.
+    """
+
+    def __init__(self) -> None:
+        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "converter"
+        self.folder = Path(os.environ.get("CONVERTER_CACHE_DIR") or default)
+        self.limit = int(os.environ.get("CONVERTER_CACHE_MB") or _MEGABYTES) << 20
+
+    def find(self, key: str) -> Iterator[Entry]:
+        """The entries of a key, those used last first; damaged ones are removed on the way."""
+        for path in self._files(f"{key[:_KEY]}-*"):
+            entry = self._read(path)
+            if entry is not None:
+                yield entry
+
+    def entries(self) -> list[Entry]:
+        """All entries, those used last first."""
+        return [entry for path in self._files("*") if (entry := self._read(path)) is not None]
+
+    def touch(self, entry: Entry) -> None:
+        """Note that an entry was used."""
+        with contextlib.suppress(OSError):  # another process may have removed it, or the folder is read-only
+            os.utime(entry.path)
+
+    def put(self, key: str, header: Mapping[str, Any], graph: bytes) -> None:
+        """Store an export; a folder that cannot be written to is said in the log and costs nothing else."""
+        body = json.dumps(header, sort_keys=True).encode() + b"\n" + graph
+        digest = hashlib.sha256(body).hexdigest()
+        path = self.folder / f"{key[:_KEY]}-{digest[:16]}{_SUFFIX}"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            descriptor, scratch = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(_MAGIC + digest.encode() + b"\n" + body)
+                Path(scratch).replace(path)
+            except BaseException:
+                Path(scratch).unlink(missing_ok=True)
+                raise
+            self._shrink(path)
+        except OSError as error:
+            logging.getLogger("converter").warning("the export was not cached: %s", error)
+
+    def clear(self) -> int:
+        """Remove every entry; the number of them."""
+        files = self._files("*")
+        for path in files:
+            path.unlink(missing_ok=True)
+        return len(files)
+
+    def _files(self, pattern: str) -> list[Path]:
+        used = []
+        for path in self.folder.glob(f"{pattern}{_SUFFIX}"):
+            with contextlib.suppress(FileNotFoundError):  # removed by another process
+                used.append((-path.stat().st_mtime, path))
+        return [path for _, path in sorted(used)]
+
+    def _read(self, path: Path) -> Entry | None:
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError:
+            return None
+        start = len(_MAGIC)
+        digest, body = data[start : start + 64], data[start + 65 :]
+        if not data.startswith(_MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
+            logging.getLogger("converter").warning("%s is damaged and was removed from the cache", path)
+            path.unlink(missing_ok=True)
+            return None
+        header, _, graph = body.partition(b"\n")
+        return Entry(path, json.loads(header), graph)
+
+    def _shrink(self, keep: Path) -> None:
+        """Remove what was used longest ago until the rest is within the limit."""
+        total = 0
+        for path in self._files("*"):
+            with contextlib.suppress(FileNotFoundError):
+                total += path.stat().st_size
+                if total > self.limit and path != keep:
+                    path.unlink()
