@@ -10,34 +10,24 @@ Keras model, which is the way they can cut. Latency is ONNX Runtime's, CPU, batc
 
 from __future__ import annotations
 
-import argparse
-import contextlib
-import json
-import random
-import statistics
-import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import psutil
+from exporters import peak_memory, run
 
 MODELS = {
-    "VGG16": "block4_pool",
-    "ResNet50": "conv4_block3_out",
-    "MobileNetV2": "block_8_add",
-    "EfficientNetB0": "block4c_add",
-    "DenseNet121": "pool3_pool",
+    "VGG16": (None, "block4_pool"),
+    "ResNet50": (None, "conv4_block3_out"),
+    "MobileNetV2": (None, "block_8_add"),
+    "EfficientNetB0": (None, "block4c_add"),
+    "DenseNet121": (None, "pool3_pool"),
 }
 EXPORTERS = ("converter", "validated", "tf2onnx", "keras.export")
-TIMEOUT, SLOW = 900, 20
 
 
 def export(exporter: str, name: str, layer: str | None, path: Path) -> dict[str, Any]:
     """Build the model, export it once, and say how long that took; runs in the child."""
-    # The kernel shall kill this process and no other if memory runs out.
-    Path("/proc/self/oom_score_adj").write_text("1000")
     from converter.sources.keras import backend
     from converter.sources.keras.applications import build_application
 
@@ -65,12 +55,6 @@ def export(exporter: str, name: str, layer: str | None, path: Path) -> dict[str,
     return {"seconds": seconds, "peak": peak_memory()}
 
 
-def peak_memory() -> int:
-    """Bytes; not getrusage's figure, which a process inherits from the one that started it."""
-    status = Path("/proc/self/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) * 1024
-
-
 def _tf2onnx(model: Any, path: Path) -> None:
     import tensorflow as tf
     import tf2onnx
@@ -80,129 +64,5 @@ def _tf2onnx(model: Any, path: Path) -> None:
     tf2onnx.convert.from_keras(model, input_signature=signature, opset=18, output_path=str(path))
 
 
-def in_child(exporter: str, name: str, layer: str | None, path: Path) -> dict[str, Any]:
-    """Measure in a fresh process; a failure is a result, too."""
-    command = [sys.executable, __file__, "--child", exporter, name, layer or "", str(path)]
-    start, peak = time.perf_counter(), 0
-    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        child = psutil.Popen(command, stdout=out, stderr=err)
-        while child.poll() is None and time.perf_counter() - start < TIMEOUT:
-            with contextlib.suppress(psutil.Error):
-                peak = max(peak, child.memory_info().rss)
-            time.sleep(0.1)
-        with contextlib.suppress(psutil.Error):
-            child.kill()
-        child.wait()
-        seconds = time.perf_counter() - start
-        out.seek(0)
-        err.seek(0)
-        if child.returncode < 0:
-            return {"failure": f"killed after {seconds:.0f} s, at {peak / 1e9:.1f} GB"}
-        if child.returncode:
-            lines = [line for line in err.read().splitlines() if line.strip()]
-            return {"failure": (lines or ["died"])[-1][:120]}
-        measured: dict[str, Any] = json.loads(out.read().splitlines()[-1])
-        return measured
-
-
-def nodes(path: Path) -> int:
-    import onnx
-
-    return len(onnx.load(path, load_external_data=False).graph.node)
-
-
-def latencies(paths: dict[str, Path], rounds: int = 25) -> dict[str, float]:
-    """Median milliseconds of each model; runs are interleaved so that noise meets all alike."""
-    import numpy as np
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # not on another's time
-    sessions = {}
-    for key, path in paths.items():
-        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        inputs = session.get_inputs()
-        if len(inputs) > 1:
-            continue  # a peer has left constants as inputs: its model cannot be run as it is
-        shape = [d if isinstance(d, int) else 1 for d in inputs[0].shape]
-        feed = {inputs[0].name: np.random.default_rng(0).random(shape, np.float32)}
-        sessions[key] = (session, feed)
-    times: dict[str, list[float]] = {key: [] for key in sessions}
-    for number in range(rounds + 3):
-        order = list(sessions.items())
-        random.Random(number).shuffle(order)
-        for key, (session, feed) in order:
-            start = time.perf_counter()
-            session.run(None, feed)
-            if number >= 3:
-                times[key].append(time.perf_counter() - start)
-    ours = times["converter"]
-    paired = {k: statistics.median(a / b for a, b in zip(ours, t, strict=True)) for k, t in times.items()}
-    return {**{k: statistics.median(t) * 1e3 for k, t in times.items()},
-            **{f"ratio {k}": v for k, v in paired.items()}}  # fmt: skip
-
-
-def measure(name: str, layer: str | None, runs: int) -> list[str]:
-    """Rows of the table for one model or trunk."""
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        results: dict[str, list[dict[str, Any]]] = {exporter: [] for exporter in EXPORTERS}
-        paths = {}
-        for number in range(runs):
-            for exporter in EXPORTERS:
-                # What fails is not tried again, and what takes long is timed once.
-                if any("failure" in r or r["seconds"] > SLOW for r in results[exporter]):
-                    continue
-                path = Path(folder) / f"{exporter}-{number}" / "model.onnx"
-                path.parent.mkdir()
-                results[exporter].append(in_child(exporter, name, layer, path))
-                if "failure" not in results[exporter][-1] and number == 0 and exporter != "validated":
-                    paths[exporter] = path
-        speed = latencies(paths)
-        best = statistics.median(r["seconds"] for r in results["converter"])
-        memory = statistics.median(r["peak"] for r in results["converter"])
-        for exporter in EXPORTERS:
-            title = f"{name} {'to `' + layer + '`' if layer else 'whole'} | {exporter}"
-            failed = next((r["failure"] for r in results[exporter] if "failure" in r), None)
-            if failed:
-                rows.append(f"| {title} | failed: {failed} | | | | | | |")
-                continue
-            seconds = statistics.median(r["seconds"] for r in results[exporter])
-            peak = statistics.median(r["peak"] for r in results[exporter])
-            cells = [f"{seconds:.1f}", f"{seconds / best:.1f}", f"{peak / 1e9:.2f}", f"{peak / memory:.1f}"]
-            if exporter in speed:
-                ratio = speed[f"ratio {exporter}"]
-                cells += [str(nodes(paths[exporter])), f"{speed[exporter]:.1f}", f"{ratio:.3f}"]
-            elif exporter in paths:
-                cells += [str(nodes(paths[exporter])), "does not run: constants left as inputs", ""]
-            else:
-                cells += ["", "", ""]
-            rows.append(f"| {title} | {' | '.join(cells)} |")
-    return rows
-
-
-HEAD = (
-    "| model | exporter | s | × ours | peak GB | × ours | nodes | latency ms | our latency over theirs |\n"
-    "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |"
-)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("models", nargs="*")
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--child", nargs=4)
-    options = parser.parse_args()
-    if options.child:
-        exporter, name, layer, path = options.child
-        print(json.dumps(export(exporter, name, layer or None, Path(path))))
-        return
-    print(HEAD)
-    for name in options.models or MODELS:
-        for layer in (None, MODELS[name]):
-            for row in measure(name, layer, options.runs):
-                print(row, flush=True)
-
-
 if __name__ == "__main__":
-    main()
+    run(__file__, EXPORTERS, MODELS, export, __doc__ or "")

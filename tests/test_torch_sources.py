@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import converter
+from fixtures.transformers_models import save
 
 FACTORY = """
 import torch
@@ -163,21 +164,6 @@ def test_pretrained_weights_that_cannot_be_had(converter_command: Callable[..., 
     assert "--weights auto" in done.stderr
 
 
-def _tiny_transformers(folder: Path, kind: str) -> None:
-    from converter.sources.torch import backend
-
-    library = backend.transformers()
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "hidden_size": 16, "intermediate_size": 24}
-    torch.manual_seed(0)
-    if kind == "bert":
-        model = library.BertModel(library.BertConfig(vocab_size=40, **sizes))
-    elif kind == "vit":
-        model = library.ViTModel(library.ViTConfig(image_size=16, patch_size=8, **sizes))
-    else:
-        model = library.LlamaForCausalLM(library.LlamaConfig(vocab_size=40, num_key_value_heads=1, **sizes))
-    model.save_pretrained(folder)
-
-
 @pytest.mark.parametrize(
     ("kind", "layer", "dynamic"),
     [
@@ -187,7 +173,7 @@ def _tiny_transformers(folder: Path, kind: str) -> None:
     ],
 )
 def test_transformers_from_a_folder(tmp_path: Path, kind: str, layer: str, dynamic: list[str]) -> None:
-    _tiny_transformers(tmp_path, kind)
+    save(kind, tmp_path)
     model = converter.load(f"transformers:{tmp_path}", dynamic=dynamic)
     certificate = model.cut(split=layer).validate()
     assert certificate.passed, certificate.failures()

@@ -137,7 +137,7 @@ def _attach(graph: ir.Model, weights: dict[str, tuple[str, Any]]) -> None:
 
 
 def _as_node(graph: ir.Graph, value: ir.Value) -> None:
-    """Make a constant a node: initializers are weights, whose names stay, and tf2onnx numbers its constants."""
+    """Make a constant a node: initializers keep their names, and tf2onnx numbers those of constants."""
     assert value.name is not None
     assert value.const_value is not None
     del graph.initializers[value.name]
