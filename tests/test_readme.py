@@ -15,8 +15,8 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def blocks(language: str, page: str = README) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", page, re.DOTALL)
 
 
 @pytest.fixture
@@ -66,6 +66,18 @@ def test_the_python_block(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     assert re.search(r"^passed: \d+ comparisons, largest scaled error \S+ True$", done.stdout, re.MULTILINE)
     assert done.stdout.rstrip().endswith("passed")
+
+
+def test_the_guide_to_pytorch(checkout: Path) -> None:
+    page = (ROOT / "docs" / "pytorch.md").read_text()
+    for block in blocks("sh", page):
+        done = shell(block, checkout)
+        assert done.returncode == 0, (block, done.stdout[-2000:], done.stderr[-2000:])
+    # The wheels of torch and torchvision that stand here may be of different builds.
+    mended = "from converter.sources.torch import backend\n\nbackend.torchvision()\n"
+    (checkout / "guide.py").write_text(mended + "\n".join(blocks("python", page)))
+    done = shell("python guide.py", checkout)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_code_map_names_what_there_is() -> None:
