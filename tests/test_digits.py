@@ -61,7 +61,7 @@ def test_pieces_of_trained_models_judge_as_the_model_does(framework: str, layer:
 
 def test_an_untrained_model_of_the_same_kind_does_not_pass_for_it(tmp_path: Path) -> None:
     """The comparison above can fail."""
-    model, images, answer = opened("torch")
+    _, images, answer = opened("torch")
     factory = f"{HERE / 'torch_digits.py'}:build"
     untrained = converter.load(factory, weights="random", example=("1x1x8x8",))
     untrained.cut().save(tmp_path)
