@@ -109,7 +109,7 @@ def test_seeded_weights_repeat_and_differ_by_seed() -> None:
     import numpy as np
 
     def kernel(seed: int) -> Any:
-        model = converter.load("keras:mobilenetv3small", weights="random", seed=seed)
+        model = converter.load("keras:mobilenetv3small", weights="random", seed=seed, cache=False)
         return np.asarray(model._source.model.get_layer("conv").kernel)
 
     assert np.array_equal(kernel(1), kernel(1))

@@ -8,14 +8,17 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+from converter.errors import SourceError
 from converter.samples import draw
 from converter.sources.torch import backend
+from converter.sources.torch.recorder import Reached
 from converter.sources.torch.signature import Signature
 
 __all__ = ["keep_signal", "seeded"]
 
 _VARIANCE = 1 / 16
 _DEVIATION = 1 / 32
+_CLOSED, _OPEN = 1e-2, 1 / 4
 
 
 @contextlib.contextmanager
@@ -31,17 +34,17 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
     """Let initial weights carry a signal from the inputs to the outputs, in place.
 
     Matrices that their authors initialise with zeros (the last layer of a vision transformer) make the
-    output one constant, which nothing can be compared with; they get seeded values. And each BatchNorm's
-    variance is set to what a seeded batch has there, layer after layer, to a power of two, which does not
-    depend on how a machine rounds. After Mishkin and Matas, "All you need is a good init"
-    (arXiv:1511.06422), to a deviation of 1/4.
+    output one constant, which nothing can be compared with; they get seeded values. Scales of layers that
+    begin closed or as good as closed (0 in residual blocks, 1e-5 in deep vision transformers) are opened to
+    1/4. And each BatchNorm's variance is set to what a seeded batch has there, layer after layer, to a power
+    of two, which does not depend on how a machine rounds. After Mishkin and Matas, "All you need is a good
+    init" (arXiv:1511.06422), to a deviation of 1/4.
+
+    Raises:
+        SourceError: the model does not run.
     """
     torch = backend.torch()
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim >= 2 and not parameter.any():
-                parameter.normal_(0, _DEVIATION, generator=generator)
+    _open_layers(model, torch.Generator().manual_seed(seed))
     if any(not spec.dtype.startswith("float") for spec in signature.inputs):
         return
     done: set[int] = set()
@@ -53,6 +56,8 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
         variance = float(arguments[0].double().var(correction=0))
         if variance > 0 and math.isfinite(variance):
             module.running_var.fill_(2.0 ** round(math.log2(variance / _VARIANCE)))
+        if len(done) == len(norms):
+            raise Reached  # what follows may be dear, or choose boxes by values
 
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     handles = [module.register_forward_pre_hook(measure) for module in norms]
@@ -65,6 +70,23 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
         if norms:
             with backend.as_judge(model):
                 signature.call(model, [torch.from_numpy(feeds[spec.name]) for spec in sizes])
+    except Reached:
+        pass
+    except Exception as error:
+        raise SourceError(
+            f"{type(model).__name__} does not run on an example of its inputs: "
+            f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
+        ) from error
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _open_layers(model: Any, generator: Any) -> None:
+    with backend.torch().no_grad():
+        for name, parameter in model.named_parameters():
+            largest = float(parameter.abs().max()) if parameter.numel() else 1.0
+            if parameter.ndim >= 2 and largest == 0:
+                parameter.normal_(0, _DEVIATION, generator=generator)
+            elif parameter.ndim < 2 and largest < _CLOSED and not name.endswith(("bias", "beta")):
+                parameter.fill_(_OPEN)

@@ -9,8 +9,9 @@ from typing import Any
 from converter.errors import TargetError
 from converter.model import TensorSpec
 from converter.sources.torch import backend
+from converter.sources.torch.operators import tap
 from converter.sources.torch.signature import name_arguments
-from converter.sources.torch.trace import Trace, tap
+from converter.sources.torch.trace import Trace
 
 __all__ = ["export_piece"]
 
@@ -155,7 +156,7 @@ class _Piece:
             # What making a program functional turns batch_norm into has no gradient.
             x, weight, bias, mean, variance, momentum, epsilon = args
             return (torch.batch_norm(x, weight, bias, mean, variance, False, momentum, epsilon, False),)
-        if node.target is tap().default:
+        if node.target is tap():
             return args[0]
         return node.target(*args, **kwargs)
 

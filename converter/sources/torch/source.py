@@ -87,15 +87,11 @@ class TorchSource:
         return frozenset(found)
 
     def _calls(self) -> Counter[str]:
-        """How often each module is called, by running the example; empty where that fails."""
+        """How often each module is called, by running the example."""
         if self._times is None:
             values = self._on_device(self._signature.tensors(batch=None))
-            try:
-                with backend.as_judge(self.model):
-                    self._times = called(self.model, lambda: self._signature.call(self.model, values))
-            except Exception:
-                # Whatever is wrong with the model, tracing will meet it again and can say where.
-                self._times = Counter()
+            with backend.as_judge(self.model):
+                self._times = called(self.model, lambda: self._signature.call(self.model, values))
         return self._times
 
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:

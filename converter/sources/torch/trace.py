@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import linecache
+import os
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,11 +21,12 @@ from typing import Any
 from converter.errors import SourceError
 from converter.model import Boundary, Layer, TensorSpec
 from converter.sources.torch import backend
+from converter.sources.torch.operators import tap
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
 from converter.sources.torch.signature import Signature, name_arguments
 from converter.sources.torch.structure import flatten_named
 
-__all__ = ["FixedBatchError", "Trace", "tap", "trace"]
+__all__ = ["FixedBatchError", "Trace", "trace"]
 
 
 @dataclasses.dataclass
@@ -49,24 +50,6 @@ class Trace:
 
 class FixedBatchError(Exception):
     """The model computes with the batch size as a constant."""
-
-
-@functools.cache
-def tap() -> Any:
-    """The operator `converter::tap(Tensor x, int number) -> Tensor`: a copy that is known by its number."""
-    torch = backend.torch()
-    library = torch.library.Library("converter", "DEF")
-    library.define("tap(Tensor x, int number) -> Tensor")
-    library.impl("tap", _copy, "CompositeExplicitAutograd")
-    _KEPT.append(library)
-    return torch.ops.converter.tap
-
-
-def _copy(x: Any, number: int) -> Any:  # noqa: ARG001  # the number is for who reads the graph
-    return x.clone()
-
-
-_KEPT: list[Any] = []
 
 
 class _Taps:
@@ -242,8 +225,8 @@ def _refusal(model: Any, error: Exception) -> SourceError:
 
 def _user_line(error: BaseException) -> str:
     """The innermost line of the traceback that is neither PyTorch's nor ours."""
-    own = str(Path(__file__).resolve().parents[2])
-    library = str(Path(backend.torch().__file__).parent)
+    own = f"{Path(__file__).resolve().parents[2]}{os.sep}"
+    library = f"{Path(backend.torch().__file__).parent}{os.sep}"
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
