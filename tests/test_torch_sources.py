@@ -168,7 +168,8 @@ def test_pretrained_weights_that_cannot_be_had(converter_command: Callable[..., 
     ("kind", "layer", "dynamic"),
     [
         ("bert", "encoder.layer.0", ["sequence"]),
-        ("vit", "layers.0", []),
+        ("vit", "vit.layers.0", []),
+        ("t5", "encoder.block.0", ["sequence"]),
         ("llama", "model.layers.0", ["sequence"]),
     ],
 )

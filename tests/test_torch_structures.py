@@ -197,3 +197,43 @@ def test_cuts_of_one_model_do_not_disturb_each_other(tmp_path: Path) -> None:
     late, early = model.cut(to="relu@1"), model.cut(to="conv1")
     for number, cut in enumerate((late, early, model.cut(), late)):
         assert cut.save(tmp_path / str(number), targets=["onnx", "state_dict"]).proof.passed
+
+
+class Unfinished(torch.nn.Module):
+    """What follows the trunk cannot run here, like detection without its compiled operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        norm = torch.nn.BatchNorm2d(4)
+        self.trunk = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), norm, torch.nn.ReLU(inplace=True))
+
+    def forward(self, x: Any) -> Any:
+        self.trunk(x)
+        raise RuntimeError("no kernel")
+
+
+def test_a_trunk_does_not_need_what_follows(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text("from tests.test_torch_structures import Unfinished as net\n")
+    for weights in ("pretrained", "random"):
+        model = converter.load(f"{tmp_path}/nets.py:net", weights=weights, example=("1x3x9x9",))
+        assert model.cut(to="trunk").validate().passed
+    with pytest.raises(converter.SourceError, match="no kernel"):
+        model.cut()
+
+
+def test_layers_that_begin_closed_are_opened(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(
+        "import torch\n\n"
+        "class Net(torch.nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.conv, self.bn = torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4)\n"
+        "        torch.nn.init.zeros_(self.bn.weight)\n"
+        "        self.scale = torch.nn.Parameter(torch.full((4, ), 1e-6))\n\n"
+        "    def forward(self, x):\n"
+        "        return self.bn(self.conv(x)).mean((2, 3)) * self.scale\n"
+    )
+    place = f"{tmp_path}/nets.py:Net"
+    closed = converter.load(place, example=("1x3x9x9",)).cut().validate()
+    assert "all but constant" in str(closed.failures())
+    assert converter.load(place, weights="random", example=("1x3x9x9",)).cut().validate().passed

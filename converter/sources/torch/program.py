@@ -9,7 +9,7 @@ from typing import Any
 from converter.errors import TargetError
 from converter.model import TensorSpec
 from converter.sources.torch import backend
-from converter.sources.torch.operators import tap
+from converter.sources.torch.operator import tap
 from converter.sources.torch.signature import name_arguments
 from converter.sources.torch.trace import Trace
 
@@ -77,7 +77,8 @@ class _Piece:
         starts: Mapping[str, TensorSpec],
         ends: Sequence[str],
     ) -> None:
-        self._program = traced.program.run_decompositions({})
+        with backend.torch().no_grad():  # as the trace was made; attention takes another way otherwise
+            self._program = traced.program.run_decompositions({})
         graph, signature = self._program.graph, self._program.graph_signature
         specs = zip(signature.output_specs, graph.output_node().args[0], strict=True)
         taps = dict(zip(traced.taps, [n for s, n in specs if s.kind.name == "USER_OUTPUT"], strict=True))

@@ -21,7 +21,7 @@ from typing import Any
 from converter.errors import SourceError
 from converter.model import Boundary, Layer, TensorSpec
 from converter.sources.torch import backend
-from converter.sources.torch.operators import tap
+from converter.sources.torch.operator import tap
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
 from converter.sources.torch.signature import Signature, name_arguments
 from converter.sources.torch.structure import flatten_named

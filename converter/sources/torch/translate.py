@@ -11,7 +11,7 @@ from onnx_ir.passes import common
 from converter.errors import SourceError
 from converter.model import LAYER, Boundary, LayeredModel
 from converter.sources.torch import backend
-from converter.sources.torch.operators import reshape, tap
+from converter.sources.torch.operator import tap
 from converter.sources.torch.trace import Trace
 
 __all__ = ["translate"]
@@ -41,51 +41,31 @@ def translate(traced: Trace, opset: int) -> LayeredModel:
     return LayeredModel(model, traced.inputs, traced.outputs, traced.layers)
 
 
-def _exported(program: Any, opset: int, *, copying: bool = False) -> ir.Model:
+def _exported(program: Any, opset: int) -> ir.Model:
     """PyTorch's own export of a program.
 
-    A view is traced where memory is laid out so that one is possible. The exporter runs its program again
-    with attention laid out otherwise, and some views fail then: such programs are exported with copies in the
-    place of views.
+    Without gradients, as the trace was made: the exporter runs the program again, and where gradients are
+    wanted attention takes another way, whose memory the traced views do not fit.
     """
     torch = backend.torch()
     try:
-        with backend.quiet():
+        with backend.quiet(), torch.no_grad():
             exported = torch.onnx.export(
-                _with_copies(program) if copying else program,
+                program,
                 dynamo=True,
                 optimize=False,
                 verbose=False,
                 opset_version=opset,
-                custom_translation_table={tap(): _tapped, reshape(): _reshaped},
+                custom_translation_table={tap(): _tapped},
             )
     except Exception as error:
         reason = _innermost(error)
-        if "Cannot view a tensor" in str(reason) and not copying:
-            return _exported(program, opset, copying=True)
         raise SourceError(
             f"PyTorch's exporter cannot translate this model: {type(reason).__name__}: "
             f"{' '.join(str(reason).split())[:400]}"
         ) from error
     model: ir.Model = exported.model
     return model
-
-
-def _with_copies(program: Any) -> Any:
-    """The program made functional, where a copy is as good as a view, and with copies for views."""
-    functional = program.run_decompositions({})
-    operators = backend.torch().ops.aten
-    for node in functional.graph.nodes:
-        if node.target in (operators.view.default, operators.reshape.default):
-            node.target = reshape()
-    functional.graph_module.recompile()
-    return functional
-
-
-def _reshaped(x: Any, shape: Any) -> Any:
-    from onnxscript import opset18 as op
-
-    return op.Reshape(x, shape)
 
 
 def _tapped(x: Any, number: int) -> Any:  # noqa: ARG001  # the schema's
