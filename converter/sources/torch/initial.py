@@ -36,9 +36,9 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
     Matrices that their authors initialise with zeros (the last layer of a vision transformer) make the
     output one constant, which nothing can be compared with; they get seeded values. Scales of layers that
     begin closed or as good as closed (0 in residual blocks, 1e-5 in deep vision transformers) are opened to
-    1/4. And each BatchNorm's variance is set to what a seeded batch has there, layer after layer, to a power
-    of two, which does not depend on how a machine rounds. After Mishkin and Matas, "All you need is a good
-    init" (arXiv:1511.06422), to a deviation of 1/4.
+    1/4. And each BatchNorm's statistics are set to what a seeded batch has there, layer after layer, rounded
+    so that they do not depend on how a machine rounds. After Mishkin and Matas, "All you need is a good init"
+    (arXiv:1511.06422), to a deviation of 1/4.
 
     Raises:
         SourceError: the model does not run.
@@ -53,9 +53,7 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
         if id(module) in done or module.running_var is None or not arguments:
             return
         done.add(id(module))
-        variance = float(arguments[0].double().var(correction=0))
-        if variance > 0 and math.isfinite(variance):
-            module.running_var.fill_(2.0 ** round(math.log2(variance / _VARIANCE)))
+        _set_statistics(module, arguments[0].double())
         if len(done) == len(norms):
             raise Reached  # what follows may be dear, or choose boxes by values
 
@@ -80,6 +78,20 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _set_statistics(norm: Any, x: Any) -> None:
+    """Set a BatchNorm's statistics for inputs like `x`, of (batch, channels, …).
+
+    The channels' means are taken off, because they can drown what differs from sample to sample; in steps
+    of an eighth of the deviation, for the sake of repeatable bytes.
+    """
+    axes = [axis for axis in range(x.ndim) if axis != 1]
+    variance = float(x.var(axes, correction=0).mean())
+    if variance > 0 and math.isfinite(variance):
+        step = 2.0 ** math.floor(math.log2(variance) / 2 - 3)
+        norm.running_mean.copy_((x.mean(axes) / step).round() * step)
+        norm.running_var.fill_(2.0 ** round(math.log2(variance / _VARIANCE)))
 
 
 def _open_layers(model: Any, generator: Any) -> None:
