@@ -12,7 +12,7 @@ from typing import Any
 
 from converter.errors import CutError, TargetError, UsageError, ValidationError
 from converter.finish import OPSETS, finish
-from converter.model import Boundary, LayeredModel, Piece, Source
+from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
 from converter.report import Document, Timings, metadata
 from converter.samples import draw, read_samples, vocabularies
 from converter.sources import versions_of
@@ -91,11 +91,13 @@ class Pieces:
     Attributes:
         pieces: a trunk, a head, a segment, the whole model; or a trunk and its head.
         frontier: what crosses the cut; None where nothing starts at a layer.
+        inputs: the model's inputs, as they were when it was cut.
         tables: rows of the embedding that each integer input of the model indexes.
     """
 
     pieces: tuple[Piece, ...]
     frontier: Frontier | None
+    inputs: tuple[TensorSpec, ...]
     tables: Mapping[str, int]
 
     @property
@@ -142,7 +144,7 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
             if piece.starts and all(node.op_type == "Identity" for node in piece.graph.graph):
                 raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
-    return Pieces(pieces, edge, vocabularies(layered.graph))
+    return Pieces(pieces, edge, layered.inputs, vocabularies(layered.graph))
 
 
 def deliver(
@@ -269,9 +271,9 @@ def _prove(
 ) -> Certificate:
     """Run what was written beside the framework; a split is run joined, too."""
     if request.samples is not None:
-        batches, origin = read_samples(request.samples, source.inputs), request.samples.name
+        batches, origin = read_samples(request.samples, made.inputs), request.samples.name
     else:
-        batches, origin = draw(source.inputs, made.tables, request.seed), f"seed={request.seed}"
+        batches, origin = draw(made.inputs, made.tables, request.seed), f"seed={request.seed}"
     candidates, pairs = [], []
     for kind in dict.fromkeys(request.targets):
         judged = [_candidate(p, kind, natives.get(p.role), folder, request, provider) for p in made.pieces]
@@ -319,6 +321,6 @@ def _failure(document: Document, certificate: Certificate) -> ValidationError:
     return ValidationError(
         f"{len(failures)} of {len(certificate.comparisons)} comparisons failed; "
         f"{first.piece} {first.output}: {what}",
-        hint="nothing was written; --samples FILE validates on inputs of your own",
+        hint="nothing was written; --samples FILE validates on inputs of your own, --no-cache exports anew",
         report=document,
     )

@@ -147,13 +147,13 @@ def _join_transpose(last: ir.Node) -> None:
     source, flat, result = (shape for shape in shapes if shape is not None)
     leading = len(source) - len(flat) + 1
     perm = list(middle.attributes.get_ints("perm", range(len(flat))[::-1]))
+    if leading < 1 or perm[0] != 0:
+        return
     moved = [*range(leading), *(axis + leading - 1 for axis in perm[1:])]
     wanted = [source[axis] for axis in moved]
     unsure = [a for a, b in zip(wanted, result, strict=False) if a is None or b is None]
     if (
-        leading < 1
-        or perm[0] != 0
-        or None in source[leading:]
+        None in source[leading:]
         or source[leading:] != flat[1:]
         or len(result) != len(wanted)
         or len(unsure) > 1

@@ -19,18 +19,20 @@ def sha256_of(path: Path) -> str:
 
 
 def user_code() -> str:
-    """The digest of every loaded Python file that is no installed package's, nor this one's."""
+    """The digest of every loaded Python file that is no installed package's, nor this one's, and of the
+    versions of what is installed: what a user's own function may make a model of."""
     paths = sysconfig.get_paths()
-    installed = [str(Path(paths[key]).resolve()) for key in ("stdlib", "platstdlib", "purelib", "platlib")]
-    installed.append(str(Path(__file__).resolve().parents[1]))
+    installed = [Path(paths[key]).resolve() for key in ("stdlib", "platstdlib", "purelib", "platlib")]
+    installed.append(Path(__file__).resolve().parents[1])
     files = set()
     for module in list(sys.modules.values()):
         name = getattr(module, "__file__", None)
         if name is not None and Path(name).suffix == ".py":
             path = Path(name).resolve()
-            if not str(path).startswith(tuple(installed)):
+            if not any(path.is_relative_to(folder) for folder in installed):
                 files.add(path)
     digests = sorted(sha256_of(path) for path in files if path.is_file())
+    digests += sorted(path.name for folder in installed[2:4] for path in folder.glob("*.dist-info"))
     return f"code:{hashlib.sha256(' '.join(digests).encode()).hexdigest()}"
 
 

@@ -100,7 +100,7 @@ _PREFIXES = ("keras", "torchvision", "timm", "transformers")
 
 
 def _named(prefix: str, name: str, how: Opening) -> Source:
-    if how.example:
+    if _has_example(how):
         raise SourceError(f"{prefix}:{name} knows its inputs: it takes no example")
     if prefix == "keras":
         from converter.sources.keras import open_application
@@ -129,8 +129,12 @@ def _bare(name: str, how: Opening) -> Source:
     raise UnknownModelError("; ".join(error.message for error in refusals), hint="; ".join(near))
 
 
+def _has_example(how: Opening) -> bool:
+    return not (how.example is None or (isinstance(how.example, (list, tuple)) and not how.example))
+
+
 def _refuse_torch_options(what: str, how: Opening) -> None:
-    if how.example or how.dynamic:
+    if _has_example(how) or how.dynamic:
         raise SourceError(f"{what}, which knows its inputs: neither example nor dynamic apply")
 
 

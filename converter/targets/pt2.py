@@ -38,7 +38,7 @@ def write(native: Any, path: Path) -> list[Path]:
 def reload(
     path: Path,
     piece: Piece,
-    native: Any,  # noqa: ARG001  # the file has all that is needed
+    native: Any,
     *,
     trust: bool,  # noqa: ARG001  # it is the file that was just written
 ) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
@@ -49,14 +49,9 @@ def reload(
     """
     torch = importlib.import_module("torch")
     try:
-        module = torch.export.load(path).module()
+        program = torch.export.load(path)
     except Exception as error:
         raise TargetError(f"{path.name} does not load: {type(error).__name__}: {error}") from error
 
-    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-        with torch.no_grad():
-            results = module(*(torch.tensor(feeds[spec.name]) for spec in piece.inputs))
-        results = results if isinstance(results, tuple) else (results,)
-        return {s.name: r.numpy() for s, r in zip(piece.outputs, results, strict=True)}
-
-    return run
+    run = native.called(program)
+    return lambda feeds: dict(zip((spec.name for spec in piece.outputs), run(feeds), strict=True))

@@ -37,6 +37,11 @@ class _Outline:
     whole: bool
     values: frozenset[str]
 
+    @property
+    def fixed(self) -> bool:
+        """Whether no batch is symbolic: a model may fix it where one of its trunks does not."""
+        return not any("batch" in spec.shape for spec in self.inputs)
+
     def model(self, graph: ir.Model) -> LayeredModel:
         """The layered model that has this graph."""
         layers = tuple(la for la in self.layers if any(b.value in self.values for b in la.boundaries))
@@ -82,7 +87,8 @@ class CachedSource:
         for entry in self._store.find(self._key):
             outline = _outline(entry.header)
             known = {layer.name for layer in outline.layers}
-            if outline.whole or (names and all(name.partition(":")[0] in known for name in names)):
+            reached = bool(names) and all(name.partition(":")[0] in known for name in names)
+            if not (names and outline.fixed) if outline.whole else reached:
                 self._outline = outline
                 return
         self._source.expect(self._names)
@@ -101,7 +107,8 @@ class CachedSource:
         return self._exported(sinks, opset)
 
     def _serves(self, outline: _Outline, wanted: set[str]) -> bool:
-        return wanted <= outline.values and (outline.whole or bool(self._names))
+        right = not (outline.fixed and self._names) if outline.whole else bool(self._names)
+        return right and wanted <= outline.values
 
     def _exported(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         """Export from the source, and keep what comes of it."""

@@ -18,12 +18,22 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from converter.errors import UsageError
+
 __all__ = ["Entry", "Store"]
 
 _MAGIC = b"converter export 1\n"
-_SUFFIX = ".export"
+_SUFFIX, _PART = ".export", ".part"
 _KEY = 32  # hexadecimal digits of the digest in a file's name
 _MEGABYTES = 1024
+
+
+def _default() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return Path(base or Path.home() / ".cache") / "converter"
+    except RuntimeError:  # nobody's home
+        return Path(tempfile.gettempdir()) / "converter-cache"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,9 +58,11 @@ class Store:
     """
 
     def __init__(self) -> None:
-        default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "converter"
-        self.folder = Path(os.environ.get("CONVERTER_CACHE_DIR") or default)
-        self.limit = int(os.environ.get("CONVERTER_CACHE_MB") or _MEGABYTES) << 20
+        self.folder = Path(os.environ.get("CONVERTER_CACHE_DIR") or _default())
+        limit = os.environ.get("CONVERTER_CACHE_MB") or str(_MEGABYTES)
+        if not limit.isdigit():
+            raise UsageError(f"CONVERTER_CACHE_MB={limit}: expected a whole number of megabytes")
+        self.limit = int(limit) << 20
 
     def find(self, key: str) -> Iterator[Entry]:
         """The entries of a key, those used last first; damaged ones are removed on the way."""
@@ -75,10 +87,11 @@ class Store:
         path = self.folder / f"{key[:_KEY]}-{digest[:16]}{_SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(dir=self.folder, suffix=".part")
+            descriptor, scratch = tempfile.mkstemp(dir=self.folder, suffix=_PART)
             try:
                 with os.fdopen(descriptor, "wb") as file:
                     file.write(_MAGIC + digest.encode() + b"\n" + body)
+                Path(scratch).chmod(0o644)  # others may share the folder
                 Path(scratch).replace(path)
             except BaseException:
                 Path(scratch).unlink(missing_ok=True)
@@ -90,27 +103,28 @@ class Store:
     def clear(self) -> int:
         """Remove every entry; the number of them."""
         files = self._files("*")
-        for path in files:
+        for path in (*files, *self.folder.glob(f"*{_PART}")):
             path.unlink(missing_ok=True)
         return len(files)
 
     def _files(self, pattern: str) -> list[Path]:
         used = []
         for path in self.folder.glob(f"{pattern}{_SUFFIX}"):
-            with contextlib.suppress(FileNotFoundError):  # removed by another process
+            with contextlib.suppress(OSError):  # removed by another process
                 used.append((-path.stat().st_mtime, path))
         return [path for _, path in sorted(used)]
 
     def _read(self, path: Path) -> Entry | None:
         try:
             data = path.read_bytes()
-        except FileNotFoundError:
+        except OSError:  # removed by another process, or not ours to read
             return None
         start = len(_MAGIC)
         digest, body = data[start : start + 64], data[start + 65 :]
         if not data.startswith(_MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
-            logging.getLogger("converter").warning("%s is damaged and was removed from the cache", path)
-            path.unlink(missing_ok=True)
+            logging.getLogger("converter").warning("%s is damaged; it is exported anew", path)
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
             return None
         header, _, graph = body.partition(b"\n")
         return Entry(path, json.loads(header), graph)
@@ -119,7 +133,7 @@ class Store:
         """Remove what was used longest ago until the rest is within the limit."""
         total = 0
         for path in self._files("*"):
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(OSError):
                 total += path.stat().st_size
                 if total > self.limit and path != keep:
                     path.unlink()

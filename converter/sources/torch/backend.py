@@ -95,10 +95,11 @@ def as_judge(model: Any) -> Iterator[None]:
     """PyTorch as the reference for a block: evaluation mode, no TF32, no autocast, no gradients.
 
     The fused path of attention is switched off: it is another way to the same values that
-    calls none of the layers inside. Everything is put back as it was.
+    calls none of the layers inside. Everything is put back as it was, buffers that the model writes to, too.
     """
     library = torch()
     training = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     matmul, cudnn = library.backends.cuda.matmul, library.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, library.backends.mha.get_fastpath_enabled()
     try:
@@ -111,5 +112,9 @@ def as_judge(model: Any) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
+        with library.no_grad():
+            for buffer, version, value in buffers:
+                if buffer._version != version:
+                    buffer.copy_(value)
         matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
         library.backends.mha.set_fastpath_enabled(before[2])

@@ -50,9 +50,10 @@ def from_program(program: Any, info: SourceInfo, origin: str | None = None) -> T
     for node in program.graph.nodes:
         schema = getattr(node.target, "_schema", None)
         arguments = [] if schema is None else [argument.name for argument in schema.arguments]
-        if "training" in arguments:
-            place = arguments.index("training")
-            if node.args[place] if place < len(node.args) else node.kwargs.get("training", False):
+        for place, argument in enumerate(arguments):
+            if argument in ("training", "train") and (
+                node.args[place] if place < len(node.args) else node.kwargs.get(argument, False)
+            ):
                 raise SourceError(
                     f"{info.name!r} was exported in training mode: {node.target} trains",
                     hint="export it again after model.eval()",
@@ -69,9 +70,9 @@ def _signature(program: Any, info: SourceInfo) -> Signature:
     inputs, examples = [], []
     names: dict[Any, str] = {}
     for name in program.graph_signature.user_inputs:
-        value = placeholders[name].meta["val"] if isinstance(name, str) else name
+        value = placeholders[name].meta["val"] if name in placeholders else name
         if not isinstance(value, backend.torch().Tensor):
-            raise SourceError(f"{info.name!r} takes {name}, which is no tensor but {value!r}")
+            raise SourceError(f"{info.name!r} takes {value!r} among its inputs, which is no tensor")
         sizes: list[Dim] = []
         for axis, size in enumerate(value.shape):
             symbol = None if isinstance(size, int) else size.node.expr

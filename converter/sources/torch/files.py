@@ -128,7 +128,7 @@ def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: 
         keep_signal(model, called, seed)
         label, trained = f"random(seed={seed})", False
     info = SourceInfo("torch", name, place, label, trained)
-    return TorchSource(model, info, called, origin=f"{name} {user_code()}")
+    return TorchSource(model, info, called, origin=f"{name} seed={seed} {user_code()}")
 
 
 def _call(path: Path, name: str) -> Any:
@@ -182,5 +182,7 @@ def open_live(model: Any, *, example: Any, dynamic: Sequence[str]) -> TorchSourc
     name = type(model).__name__
     info = SourceInfo("torch", name, f"live:{name}", "live", True)
     if isinstance(model, backend.torch().export.ExportedProgram):
+        if example is not None or dynamic:
+            raise SourceError("a program knows its inputs: neither example nor dynamic apply")
         return from_program(model, info)
     return TorchSource(model, info, signature(model, _given(example, model), dynamic))

@@ -5,14 +5,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from converter.errors import SourceError
+from converter.model import Array
 from converter.samples import draw
 from converter.sources.torch import backend
 from converter.sources.torch.recorder import Reached
-from converter.sources.torch.signature import Signature
+from converter.sources.torch.signature import Signature, as_tensor
 
 __all__ = ["keep_signal", "seeded"]
 
@@ -60,14 +63,15 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
     norms = [m for m in model.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
     handles = [module.register_forward_pre_hook(measure) for module in norms]
     sizes = [
-        dataclasses.replace(spec, shape=(spec.shape[0], *fixed[1:]))
+        dataclasses.replace(spec, shape=(*spec.shape[:1], *fixed[1:]))
         for spec, fixed in zip(signature.inputs, signature.example, strict=True)
     ]
-    feeds = draw(sizes, {}, seed)[-1]
+    # All the samples that pieces are judged by without others: on one batch alone another one may run away.
+    batches = draw(sizes, {}, seed)
     try:
         if norms:
             with backend.as_judge(model):
-                signature.call(model, [torch.from_numpy(feeds[spec.name]) for spec in sizes])
+                signature.call(model, [_joined([feeds[spec.name] for feeds in batches]) for spec in sizes])
     except Reached:
         pass
     except Exception as error:
@@ -78,6 +82,11 @@ def keep_signal(model: Any, signature: Signature, seed: int) -> None:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _joined(arrays: Sequence[Array]) -> Any:
+    """Batches as one; a scalar is the same in all of them."""
+    return as_tensor(np.concatenate(arrays) if arrays[0].ndim else arrays[0])
 
 
 def _set_statistics(norm: Any, x: Any) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 
 import onnx_ir as ir
 
-from converter.errors import TargetError
+from converter.errors import TargetError, ValidationError
 from converter.model import Array, Boundary, LayeredModel, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.program import export_piece
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
-from converter.sources.torch.signature import Signature, as_array
+from converter.sources.torch.signature import Signature, as_array, as_tensor
 from converter.sources.torch.structure import flatten_named, map_named
 from converter.sources.torch.trace import Trace
+from converter.sources.torch.translate import translate
 
 __all__ = ["NativePiece"]
 
@@ -30,7 +31,6 @@ class NativePiece:
         model: the whole model; it is left as it was.
         signature: how to call it.
         traced: a trace of it that has the starts and the ends.
-        layered: the graph made of that trace, whose initializers bear the names of the weights.
         inputs: inputs of the model that are inputs of the piece.
         starts: where the piece starts.
         ends: where it ends; one that is at no place is an output of the model.
@@ -39,7 +39,6 @@ class NativePiece:
     model: Any
     signature: Signature
     traced: Trace
-    layered: LayeredModel
     inputs: tuple[TensorSpec, ...]
     starts: tuple[Boundary, ...]
     ends: tuple[Boundary, ...]
@@ -53,7 +52,7 @@ class NativePiece:
             TargetError: the piece has no weights.
         """
         state = _used_weights(
-            self.model, self.layered, [b.value for b in self.starts], [b.value for b in self.ends]
+            self.model, translate(self.traced), [b.value for b in self.starts], [b.value for b in self.ends]
         )
         if not state:
             raise TargetError("there are no weights in this piece to save")
@@ -72,9 +71,9 @@ class NativePiece:
     def restored(self, state: Mapping[str, Any]) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         """The piece as a function, run by the original architecture with these weights and no others.
 
-        Every weight that is not among them is NaN, so that one that the piece needs and `state` lacks is
-        seen in the result. Where the piece starts inside the model, what it is fed takes the place of
-        the module's output.
+        Every weight that is not among them is NaN, or an integer's complement, so that one that the piece
+        needs and `state` lacks is seen in the result. Where the piece starts inside the model, what it is
+        fed takes the place of the module's output.
 
         Raises:
             TargetError: the architecture does not know one of the names.
@@ -82,18 +81,44 @@ class NativePiece:
         torch = backend.torch()
         # An unflattened program's nodes hold tensors without data, which cannot be copied and need not be.
         shared = {id(node): node for node in getattr(self.model, "input_placeholders", ())}
-        model = copy.deepcopy(self.model, shared)
+        try:
+            model = copy.deepcopy(self.model, shared)
+        except Exception as error:
+            raise TargetError(
+                f"the model cannot be copied to try the weights in: {type(error).__name__}: {error}"
+            ) from error
         with torch.no_grad():
-            for tensor in model.state_dict().values():
-                if tensor.is_floating_point():
+            for tensor in _tensors(model).values():
+                if tensor.is_floating_point() or tensor.is_complex():
                     tensor.fill_(torch.nan)
+                else:
+                    tensor.bitwise_not_()
         unexpected = model.load_state_dict(dict(state), strict=False).unexpected_keys
         if unexpected:
             raise TargetError(f"the original architecture does not know {', '.join(unexpected[:4])}")
         return lambda feeds: self._run(model, feeds)
 
-    def _run(self, model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
+    def called(self, program: Any) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A program of the piece as a function of its inputs by name.
+
+        Raises:
+            ValidationError: when called: the program refuses what the piece takes.
+        """
         torch = backend.torch()
+        module = program.module()
+        names = [spec.name for spec in (*self.inputs, *(boundary.spec for boundary in self.starts))]
+
+        def run(feeds: Mapping[str, Array]) -> list[Array]:
+            try:
+                with torch.no_grad():
+                    results = module(*(as_tensor(feeds[name]) for name in names))
+            except Exception as error:
+                raise ValidationError(f"the program does not run: {type(error).__name__}: {error}") from error
+            return [as_array(r) for r in (results if isinstance(results, tuple) else (results,))]
+
+        return run
+
+    def _run(self, model: Any, feeds: Mapping[str, Array]) -> dict[str, Array]:
         given = {b.place: b.name for b in self.starts}
         wanted = {b.place or b.name: b.name for b in self.ends}
         found: dict[str, Array] = {}
@@ -103,7 +128,7 @@ class NativePiece:
                 name = given.get((call.path, call.index, key))
                 if name is None:
                     return tensor
-                value = torch.tensor(feeds[name]).to(tensor.device)
+                value = as_tensor(feeds[name]).to(tensor.device)
                 # Into the same memory, which others may share; an expanded tensor has none of its own.
                 return value if 0 in tensor.stride() else tensor.copy_(value)
 
@@ -115,7 +140,7 @@ class NativePiece:
                 raise Reached
             return changed
 
-        values = [torch.tensor(feeds[spec.name]) for spec in self.signature.inputs]
+        values = [as_tensor(feeds[spec.name]) for spec in self.signature.inputs]
         try:
             with backend.as_judge(model), recording(model, observe):
                 outputs = self.signature.call(model, values)
@@ -152,10 +177,11 @@ def _used_weights(
         seen.add(value)
         producer = value.producer()
         if producer is not None:
-            stack.extend(v for v in producer.inputs if v is not None)
+            inner = [node for g in _bodies(producer) for node in ir.traversal.RecursiveGraphIterator(g)]
+            stack.extend(v for node in (producer, *inner) for v in node.inputs if v is not None)
         elif value.is_initializer() and value.name is not None:
             used.add(value.name)
-    state = model.state_dict()
+    state = _tensors(model)
     same = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in state.items()}
     owners = {name.rpartition(".")[0] for name in used} | {
         name.rpartition(".")[0] for name in state if same[name] in {same[u] for u in used if u in state}
@@ -165,3 +191,14 @@ def _used_weights(
         if name.rpartition(".")[0] in owners:
             kept.setdefault(same[name] if state[name].numel() else name, name)
     return {name: state[name].detach().cpu().clone().contiguous() for name in kept.values()}
+
+
+def _bodies(node: ir.Node) -> list[ir.Graph]:
+    """The graphs inside a node: branches and bodies of loops, which read tensors from outside."""
+    return [a.as_graph() for a in node.attributes.values() if a.type == ir.AttributeType.GRAPH]
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    """The tensors of the `state_dict`; modules may put other things of their own there."""
+    tensor = backend.torch().Tensor
+    return {name: value for name, value in model.state_dict().items() if isinstance(value, tensor)}

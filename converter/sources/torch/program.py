@@ -87,8 +87,16 @@ class _Piece:
         self._fed = [placeholders[named[spec.name]] for spec in inputs] + [taps[value] for value in starts]
         self._ends = [taps[value] for value in ends]
         self._position = {node: number for number, node in enumerate(graph.nodes)}
+        first: dict[Any, str] = {}  # tied weights go by the first of their names
+        for name, tensor in self._program.state_dict.items():
+            first.setdefault(_memory(tensor) if tensor.numel() else name, name)
+        state = self._program.state_dict
         self._state = {
-            spec.arg.name: spec.target for spec in signature.input_specs if spec.kind.name != "USER_INPUT"
+            spec.arg.name: first.get(_memory(state[spec.target]), spec.target)
+            if spec.target in state
+            else spec.target
+            for spec in signature.input_specs
+            if spec.kind.name != "USER_INPUT"
         }
         self._symbols = self._solve()
         self._order = sorted(self._needed(), key=self._position.__getitem__)
@@ -206,6 +214,10 @@ class _Piece:
     def _size(self, known: Mapping[Any, Any], index: int, axis: int, factor: int, rest: int) -> Any:
         size = known[self._fed[index]].shape[axis]
         return size if (factor, rest) == (1, 0) else (size - rest) // factor
+
+
+def _memory(tensor: Any) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _evaluated(size: Any, sizes: Mapping[Any, Any]) -> Any:

@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from converter.sources.torch import backend
+
 __all__ = ["ModuleCall", "Reached", "called", "recording"]
 
 
@@ -40,9 +42,12 @@ def recording(model: Any, observe: Callable[[ModuleCall, Any], Any]) -> Iterator
         observe: gets the call and its output; what it returns, unless None, takes the output's place.
     """
     count: Counter[str] = Counter()
+    compiling = backend.torch().compiler.is_dynamo_compiling
 
     def hook_for(path: str) -> Callable[..., Any]:
         def hook(module: Any, _arguments: Any, output: Any) -> Any:
+            if compiling():
+                return None  # inside a branch of torch.cond, which nothing outside can see into
             call = ModuleCall(path, count[path], module)
             count[path] += 1
             return observe(call, output)

@@ -16,7 +16,7 @@ from converter.model import Array, Dim, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.structure import flatten_named, map_named
 
-__all__ = ["Signature", "as_array", "name_arguments", "parse_examples", "signature"]
+__all__ = ["Signature", "as_array", "as_tensor", "name_arguments", "parse_examples", "signature"]
 
 # Groups of axes that `--dynamic` knows by a word: the least rank, whether of indices, names of the last axes.
 _WORDS = {"image": (4, ("height", "width")), "sequence": (2, ("sequence",))}
@@ -229,6 +229,16 @@ def _from_npz(path: Path) -> dict[str, Any]:
             return {name: backend.torch().from_numpy(file[name]) for name in file.files}
     except (OSError, ValueError, TypeError) as error:
         raise UsageError(f"example {path}: not a readable .npz file: {error}") from error
+
+
+def as_tensor(array: Array) -> Any:
+    """A NumPy array as a tensor of the same dtype, apart from the array."""
+    import ml_dtypes
+
+    torch = backend.torch()
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.tensor(array.view(np.int16)).view(torch.bfloat16)
+    return torch.tensor(array)
 
 
 def as_array(tensor: Any) -> Array:

@@ -14,7 +14,7 @@ from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, Te
 from converter.sources.torch import backend
 from converter.sources.torch.native import NativePiece
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
-from converter.sources.torch.signature import Signature, as_array
+from converter.sources.torch.signature import Signature, as_array, as_tensor
 from converter.sources.torch.structure import flatten_named
 from converter.sources.torch.trace import FixedBatchError, Trace, trace
 from converter.sources.torch.translate import translate
@@ -44,8 +44,8 @@ class TorchSource:
             try:
                 self._traced = trace(self.model, self._signature, self._until, times)
             except FixedBatchError:
-                self._signature = self._signature.with_fixed_batch()
-                self._traced = trace(self.model, self._signature, self._until, times)
+                fixed = self._signature.with_fixed_batch()
+                self._traced = trace(self.model, fixed, self._until, times)
             self._layered = None
         return self._traced
 
@@ -120,8 +120,7 @@ class TorchSource:
             if not ends and len(found) == len(places):
                 raise Reached
 
-        torch = backend.torch()
-        values = self._on_device([torch.tensor(feeds[spec.name]) for spec in self._signature.inputs])
+        values = self._on_device([as_tensor(feeds[spec.name]) for spec in self._signature.inputs])
         try:
             with backend.as_judge(self.model), recording(self.model, observe):
                 outputs = self._signature.call(self.model, values)
@@ -145,17 +144,16 @@ class TorchSource:
         return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        cut = {b.value for b in (*starts, *ends)}
-        if self._layered is None or not cut <= set(self._trace.taps):
-            self._traced, self._until = None, frozenset()  # it was traced for another cut since
-            self.export((), 0)
-        assert self._layered is not None
+        if self._traced is None or not {*starts, *ends} <= self._traced.boundaries:
+            # What was cut came from the cache, or another cut was traced since.
+            places = [b.place for b in (*starts, *ends)]
+            self._until = frozenset(place[:2] for place in places if place) if all(places) else frozenset()
+            self._traced = None
         return NativePiece(
             self.model,
             self._signature,
             self._trace,
-            self._layered[1],
-            tuple(spec for spec in self.inputs if spec.name in inputs),
+            tuple(spec for spec in self._trace.inputs if spec.name in inputs),
             tuple(starts),
             tuple(ends),
         )

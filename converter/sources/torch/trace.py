@@ -47,6 +47,11 @@ class Trace:
     layers: tuple[Layer, ...]
     taps: tuple[str, ...]
 
+    @property
+    def boundaries(self) -> set[Boundary]:
+        """Every tensor that the program returns."""
+        return {*self.outputs, *(boundary for layer in self.layers for boundary in layer.boundaries)}
+
 
 class FixedBatchError(Exception):
     """The model computes with the batch size as a constant."""

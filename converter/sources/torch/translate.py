@@ -21,7 +21,7 @@ _LOWEST = 18
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def translate(traced: Trace, opset: int) -> LayeredModel:
+def translate(traced: Trace, opset: int = _LOWEST) -> LayeredModel:
     """Translate a traced model.
 
     Args:
