@@ -14,6 +14,7 @@ import json
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ _MAGIC = b"converter export 1\n"
 _SUFFIX, _PART = ".export", ".part"
 _KEY = 32  # hexadecimal digits of the digest in a file's name
 _MEGABYTES = 1024
+_STALE = 3600  # seconds after which nobody is still writing
 
 
 def _default() -> Path:
@@ -103,9 +105,18 @@ class Store:
     def clear(self) -> int:
         """Remove every entry; the number of them."""
         files = self._files("*")
-        for path in (*files, *self.folder.glob(f"*{_PART}")):
+        for path in (*files, *self._abandoned()):
             path.unlink(missing_ok=True)
         return len(files)
+
+    def _abandoned(self) -> list[Path]:
+        """What processes that were killed have left half written."""
+        found = []
+        for path in self.folder.glob(f"*{_PART}"):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime > _STALE:
+                    found.append(path)
+        return found
 
     def _files(self, pattern: str) -> list[Path]:
         used = []
