@@ -21,7 +21,7 @@ from tests.conftest import ROOT
 
 # A model, a deep cut, a cut inside that one's trunk, a cut that needs the whole.
 MODELS = {
-    "torchvision:resnet18": ("layer3", "layer3", "layer1"),
+    "torchvision:resnet18": ("layer3", "layer2", "layer1"),
     "keras:mobilenetv2": ("block_6_expand", "block_2_add", "block_4_add"),
 }
 

@@ -37,7 +37,7 @@ class Trace:
         program: the ExportedProgram; it takes the inputs in flat order and returns the taps.
         inputs: the model's inputs.
         outputs: the model's outputs as boundaries; empty where the trace stopped before them.
-        layers: every layer call in order; where the trace stopped, those that it was to reach.
+        layers: every layer call in order; where the trace stopped, those tapped until then.
         taps: the `Boundary.value` of each tensor that the program returns.
     """
 
@@ -58,10 +58,15 @@ class FixedBatchError(Exception):
 
 
 class _Taps:
-    """Taps the tensors that modules return: those that are waited for, until all have been seen, or all."""
+    """Taps the tensors that modules return: all, or until those that are waited for have been seen.
+
+    In the second case only those and what stands beside them and their parents, where the next cut is likely.
+    """
 
     def __init__(self, until: Iterable[tuple[str, int]]) -> None:
         self._until = frozenset(until)
+        paths = [path.split(".") for path, _ in self._until]
+        self._parents = {".".join(path[:depth]) for path in paths for depth in range(len(path))}
         self.start()
 
     def start(self) -> None:
@@ -75,13 +80,13 @@ class _Taps:
         return tap()(tensor, self.count - 1)
 
     def __call__(self, call: ModuleCall, output: Any) -> None:
-        if self._until and (call.path, call.index) not in self._missing:
+        if self._until and call.path.rpartition(".")[0] not in self._parents:
             return
         tensors = [(key, self.tap(tensor)) for key, tensor in flatten_named(output)]
         if tensors:
             self.calls.append((call, tensors))
         if self._until:
-            self._missing.remove((call.path, call.index))
+            self._missing.discard((call.path, call.index))
             if not self._missing:
                 raise Reached
 
@@ -94,8 +99,9 @@ def trace(
     Args:
         model: the model; left as it was.
         signature: how to call it.
-        until: calls (path, index): stop when all of them have returned. The trace then has these layers
-            alone, and not the model's outputs. Each tap is paid for in every stage of the exporter.
+        until: calls (path, index): stop when all of them have returned. The trace then has these layers,
+            those beside them and beside their parents, and not the model's outputs. Each tap is paid for in
+            every stage of the exporter.
         times: how often each module is called in all; counted in the trace where None.
 
     Raises:
