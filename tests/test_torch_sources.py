@@ -185,3 +185,13 @@ def test_timm_by_name() -> None:
     layer = next(la.name for la in model.layers if la.name.endswith("blocks.1.attn"))
     certificate = model.cut(split=layer).validate()
     assert certificate.passed, certificate.failures()
+
+
+def test_seeded_weights_carry_a_signal_through_every_batchnorm() -> None:
+    """GoogLeNet's own initial weights, as they are, make the same of every image."""
+    model = converter.load("torchvision:resnet18", weights="random", cache=False)
+    norms = [m for m in model._source.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert all(float(norm.running_var[0]) != 1 or norm.running_mean.any() for norm in norms)
+    with torch.no_grad():
+        outputs = model._source.model.eval()(torch.randn(4, 3, 224, 224))
+    assert float(outputs.std(0).mean()) > 0.05 * float(outputs.abs().max())

@@ -13,7 +13,7 @@ from typing import Any
 
 from converter.errors import UnknownModelError
 
-__all__ = ["as_judge", "quiet", "timm", "torch", "torchvision", "transformers"]
+__all__ = ["as_judge", "quiet", "state_kept", "timm", "torch", "torchvision", "transformers"]
 
 
 def _import(name: str, extra: str) -> Any:
@@ -95,11 +95,10 @@ def as_judge(model: Any) -> Iterator[None]:
     """PyTorch as the reference for a block: evaluation mode, no TF32, no autocast, no gradients.
 
     The fused path of attention is switched off: it is another way to the same values that
-    calls none of the layers inside. Everything is put back as it was, buffers that the model writes to, too.
+    calls none of the layers inside. Everything is put back as it was.
     """
     library = torch()
     training = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     matmul, cudnn = library.backends.cuda.matmul, library.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32, library.backends.mha.get_fastpath_enabled()
     try:
@@ -112,9 +111,18 @@ def as_judge(model: Any) -> Iterator[None]:
     finally:
         for module, mode in training:
             module.training = mode
-        with library.no_grad():
+        matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
+        library.backends.mha.set_fastpath_enabled(before[2])
+
+
+@contextlib.contextmanager
+def state_kept(model: Any) -> Iterator[None]:
+    """Put the buffers that a model writes to back as they were at the start of a block."""
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    try:
+        yield
+    finally:
+        with torch().no_grad():
             for buffer, version, value in buffers:
                 if buffer._version != version:
                     buffer.copy_(value)
-        matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
-        library.backends.mha.set_fastpath_enabled(before[2])

@@ -100,7 +100,10 @@ def _set_statistics(norm: Any, x: Any) -> None:
     if variance > 0 and math.isfinite(variance):
         step = 2.0 ** math.floor(math.log2(variance) / 2 - 3)
         norm.running_mean.copy_((x.mean(axes) / step).round() * step)
-        norm.running_var.fill_(2.0 ** round(math.log2(variance / _VARIANCE)))
+        measured = 2.0 ** round(math.log2(variance / _VARIANCE))
+        norm.running_var.fill_(measured)
+        if norm.weight is not None:  # where epsilon is the larger part, layer after layer would grow fainter
+            norm.weight.mul_(2.0 ** round(math.log2(1 + norm.eps / measured) / 2))
 
 
 def _open_layers(model: Any, generator: Any) -> None:

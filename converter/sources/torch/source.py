@@ -90,7 +90,7 @@ class TorchSource:
         """How often each module is called, by running the example."""
         if self._times is None:
             values = self._on_device(self._signature.tensors(batch=None))
-            with backend.as_judge(self.model):
+            with backend.as_judge(self.model), backend.state_kept(self.model):
                 self._times = called(self.model, lambda: self._signature.call(self.model, values))
         return self._times
 
@@ -122,7 +122,11 @@ class TorchSource:
 
         values = self._on_device([as_tensor(feeds[spec.name]) for spec in self._signature.inputs])
         try:
-            with backend.as_judge(self.model), recording(self.model, observe):
+            with (
+                backend.as_judge(self.model),
+                backend.state_kept(self.model),
+                recording(self.model, observe),
+            ):
                 outputs = self._signature.call(self.model, values)
         except Reached:
             return found

@@ -125,7 +125,7 @@ def trace(
 
     original = model.forward
     name_arguments(forward, [spec.name for spec in signature.inputs])
-    with backend.quiet(), backend.as_judge(model), _forward(model, forward):
+    with backend.quiet(), backend.as_judge(model), backend.state_kept(model), _forward(model, forward):
         program = _exported(model, signature)
     return _collect(program, signature, taps, ends, times)
 
