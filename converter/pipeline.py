@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from converter.finish import OPSETS, finish
 from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
 from converter.report import Document, Timings, metadata
 from converter.samples import draw, read_samples, vocabularies
-from converter.sources import versions_of
+from converter.sources import sha256_of, versions_of
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 from converter.validation import (
@@ -296,9 +295,7 @@ def _candidate(
 
 
 def _digest(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return {"bytes": path.stat().st_size, "sha256": digest}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path).removeprefix("sha256:")}
 
 
 def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:

@@ -37,10 +37,14 @@ class _Outline:
     whole: bool
     values: frozenset[str]
 
-    @property
-    def fixed(self) -> bool:
-        """Whether no batch is symbolic: a model may fix it where one of its trunks does not."""
-        return not any("batch" in spec.shape for spec in self.inputs)
+    def serves(self, names: Sequence[str]) -> bool:
+        """Whether such a cut may come from it: trunks to these layers, or without any what needs the whole.
+
+        A model may fix the batch where one of its trunks does not; then the whole serves no trunk.
+        """
+        if not self.whole:
+            return bool(names)
+        return not names or any("batch" in spec.shape for spec in self.inputs)
 
     def model(self, graph: ir.Model) -> LayeredModel:
         """The layered model that has this graph."""
@@ -87,8 +91,8 @@ class CachedSource:
         for entry in self._store.find(self._key):
             outline = _outline(entry.header)
             known = {layer.name for layer in outline.layers}
-            reached = bool(names) and all(name.partition(":")[0] in known for name in names)
-            if not (names and outline.fixed) if outline.whole else reached:
+            reached = outline.whole or all(name.partition(":")[0] in known for name in names)
+            if reached and outline.serves(names):
                 self._outline = outline
                 return
         self._source.expect(self._names)
@@ -107,18 +111,15 @@ class CachedSource:
         return self._exported(sinks, opset)
 
     def _serves(self, outline: _Outline, wanted: set[str]) -> bool:
-        right = not (outline.fixed and self._names) if outline.whole else bool(self._names)
-        return right and wanted <= outline.values
+        return outline.serves(self._names) and wanted <= outline.values
 
     def _exported(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         """Export from the source, and keep what comes of it."""
         source, self._outline = self._source, None
         source.expect(self._names)
-        if self._whole:
-            sinks = [*source.outputs, *(b for layer in source.layers for b in layer.boundaries)]
-        layered = source.export(sinks, opset)
-        made = {value.name for node in layered.graph.graph for value in node.outputs}
         boundaries = [*source.outputs, *(b for layer in source.layers for b in layer.boundaries)]
+        layered = source.export(boundaries if self._whole else sinks, opset)
+        made = {value.name for node in layered.graph.graph for value in node.outputs}
         values = frozenset(b.value for b in boundaries) & made
         outline = _Outline(source.inputs, source.outputs, source.layers, bool(source.outputs), values)
         self._loaded = opset, outline, layered

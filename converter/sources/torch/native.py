@@ -16,7 +16,7 @@ from converter.sources.torch import backend
 from converter.sources.torch.program import export_piece
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
 from converter.sources.torch.signature import Signature, as_array, as_tensor
-from converter.sources.torch.structure import flatten_named, map_named
+from converter.sources.torch.structure import first_names, flatten_named, map_named
 from converter.sources.torch.trace import Trace
 from converter.sources.torch.translate import translate
 
@@ -182,15 +182,14 @@ def _used_weights(
         elif value.is_initializer() and value.name is not None:
             used.add(value.name)
     state = _tensors(model)
-    same = {name: (tensor.data_ptr(), tensor.shape, tensor.stride()) for name, tensor in state.items()}
+    first = first_names(state)
+    needed = {first[name] for name in used if name in state}
     owners = {name.rpartition(".")[0] for name in used} | {
-        name.rpartition(".")[0] for name in state if same[name] in {same[u] for u in used if u in state}
+        name.rpartition(".")[0] for name in state if first[name] in needed
     }
-    kept: dict[Any, str] = {}
-    for name in state:
-        if name.rpartition(".")[0] in owners:
-            kept.setdefault(same[name] if state[name].numel() else name, name)
-    return {name: state[name].detach().cpu().clone().contiguous() for name in kept.values()}
+    owned = {name: state[name] for name in state if name.rpartition(".")[0] in owners}
+    kept = dict.fromkeys(first_names(owned).values())
+    return {name: state[name].detach().cpu().clone().contiguous() for name in kept}
 
 
 def _bodies(node: ir.Node) -> list[ir.Graph]:

@@ -11,6 +11,7 @@ from converter.model import TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.operator import tap
 from converter.sources.torch.signature import name_arguments
+from converter.sources.torch.structure import first_names
 from converter.sources.torch.trace import Trace
 
 __all__ = ["export_piece"]
@@ -87,14 +88,9 @@ class _Piece:
         self._fed = [placeholders[named[spec.name]] for spec in inputs] + [taps[value] for value in starts]
         self._ends = [taps[value] for value in ends]
         self._position = {node: number for number, node in enumerate(graph.nodes)}
-        first: dict[Any, str] = {}  # tied weights go by the first of their names
-        for name, tensor in self._program.state_dict.items():
-            first.setdefault(_memory(tensor) if tensor.numel() else name, name)
-        state = self._program.state_dict
+        first = first_names(self._program.state_dict)
         self._state = {
-            spec.arg.name: first.get(_memory(state[spec.target]), spec.target)
-            if spec.target in state
-            else spec.target
+            spec.arg.name: first.get(spec.target, spec.target)
             for spec in signature.input_specs
             if spec.kind.name != "USER_INPUT"
         }
@@ -214,10 +210,6 @@ class _Piece:
     def _size(self, known: Mapping[Any, Any], index: int, axis: int, factor: int, rest: int) -> Any:
         size = known[self._fed[index]].shape[axis]
         return size if (factor, rest) == (1, 0) else (size - rest) // factor
-
-
-def _memory(tensor: Any) -> tuple[Any, ...]:
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
 
 
 def _evaluated(size: Any, sizes: Mapping[Any, Any]) -> Any:

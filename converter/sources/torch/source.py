@@ -34,7 +34,6 @@ class TorchSource:
         self._signature = signature
         self._until: frozenset[tuple[str, int]] = frozenset()
         self._traced: Trace | None = None
-        self._layered: tuple[int, LayeredModel] | None = None
         self._times: Counter[str] | None = None
 
     @property
@@ -46,7 +45,6 @@ class TorchSource:
             except FixedBatchError:
                 fixed = self._signature.with_fixed_batch()
                 self._traced = trace(self.model, fixed, self._until, times)
-            self._layered = None
         return self._traced
 
     @property
@@ -96,10 +94,7 @@ class TorchSource:
 
     def export(self, sinks: Sequence[Boundary], opset: int) -> LayeredModel:
         del sinks  # the trace has no more than was expected
-        traced = self._trace
-        if self._layered is None or self._layered[0] != opset:
-            self._layered = opset, translate(traced, opset)
-        return self._layered[1]
+        return translate(self._trace, opset)
 
     def weights(self) -> dict[str, ir.TensorProtocol]:
         named = [*self.model.named_parameters(remove_duplicate=False)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.sources.torch import backend
 
-__all__ = ["flatten_named", "map_named"]
+__all__ = ["first_names", "flatten_named", "map_named"]
 
 
 def map_named(function: Callable[[str, Any], Any], structure: Any, path: str = "") -> Any:
@@ -46,3 +46,12 @@ def flatten_named(structure: Any) -> list[tuple[str, Any]]:
 
     map_named(note, structure)
     return leaves
+
+
+def first_names(state: Mapping[str, Any]) -> dict[str, str]:
+    """Name of a tensor → the first of the names of the same tensor; tied weights have several."""
+    first: dict[Any, str] = {}
+    return {
+        name: first.setdefault((t.data_ptr(), t.shape, t.stride()) if t.numel() else name, name)
+        for name, t in state.items()
+    }

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import SourceError
-from converter.model import Boundary, Layer, TensorSpec
+from converter.model import Boundary, Layer, LayeredModel, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.operator import tap
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
@@ -39,6 +39,7 @@ class Trace:
         outputs: the model's outputs as boundaries; empty where the trace stopped before them.
         layers: every layer call in order; where the trace stopped, those tapped until then.
         taps: the `Boundary.value` of each tensor that the program returns.
+        translations: opset → the layered graph made of it; `translate` keeps them here.
     """
 
     program: Any
@@ -46,6 +47,7 @@ class Trace:
     outputs: tuple[Boundary, ...]
     layers: tuple[Layer, ...]
     taps: tuple[str, ...]
+    translations: dict[int, LayeredModel] = dataclasses.field(default_factory=dict)
 
     @property
     def boundaries(self) -> set[Boundary]:

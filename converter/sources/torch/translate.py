@@ -21,17 +21,25 @@ _LOWEST = 18
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def translate(traced: Trace, opset: int = _LOWEST) -> LayeredModel:
-    """Translate a traced model.
+def translate(traced: Trace, opset: int | None = None) -> LayeredModel:
+    """Translate a traced model, once for each opset.
 
     Args:
         traced: the traced model.
-        opset: the wanted opset; the result has this one or the exporter's lowest.
+        opset: the wanted opset; the result has this one or the exporter's lowest. None: any will do.
 
     Raises:
         SourceError: an operator has no translation to ONNX.
     """
-    model = _exported(traced.program, max(opset, _LOWEST))
+    made = traced.translations
+    number = next(iter(made), _LOWEST) if opset is None else max(opset, _LOWEST)
+    if number not in made:
+        made[number] = _translated(traced, number)
+    return made[number]
+
+
+def _translated(traced: Trace, opset: int) -> LayeredModel:
+    model = _exported(traced.program, opset)
     common.InlinePass()(model)
     common.RemoveUnusedFunctionsPass()(model)  # type: ignore[no-untyped-call]
     common.TopologicalSortPass()(model)
