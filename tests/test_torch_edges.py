@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -199,3 +200,80 @@ def test_patches_become_an_image() -> None:
             return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, 3, 8, 8)
 
     assert converter.load(Image(), example=torch.zeros(1, 8)).cut().validate().passed
+
+
+class SameNames(nn.Module):
+    """A weight called like the input, and one called like the output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.x, self.output = nn.Parameter(torch.randn(3)), nn.Parameter(torch.randn(3))
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, x: Any) -> Any:
+        return self.inner(x * self.x) + self.output
+
+
+def test_weights_with_the_names_of_inputs_and_outputs(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = converter.load(SameNames(), example=torch.zeros(1, 3))
+    assert [spec.name for spec in model.inputs] == ["x_input"]
+    assert model.cut(split="inner").save(tmp_path, targets=["onnx", "pt2"]).proof.passed
+    assert model.cut(to="inner").save(tmp_path, targets=["onnx", "state_dict"]).proof.passed
+    assert weights_of(tmp_path, "trunk") == {"x", "output", "inner.weight", "inner.bias"}
+
+
+def test_such_a_model_from_the_cache(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text(
+        "import torch\nfrom torch import nn\n\nclass Net(nn.Module):\n    def __init__(self):\n"
+        "        super().__init__()\n        self.x = nn.Parameter(torch.ones(3))\n"
+        "        self.inner = nn.Linear(3, 3)\n"
+        "    def forward(self, x):\n        return self.inner(x * self.x)\n"
+    )
+    for _ in range(2):
+        model = converter.load(f"{tmp_path / 'net.py'}:Net", example=["1x3"], weights="random")
+        assert model.cut(to="inner").validate().passed
+
+
+class Pair(NamedTuple):
+    left: Any
+    right: Any
+
+
+class Packed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 3)
+
+    def forward(self, pair: Any, more: Any) -> Any:
+        return self.inner(pair.left * pair.right + more["k"])
+
+
+def test_inputs_in_named_tuples_and_ordered_dicts() -> None:
+    torch.manual_seed(0)
+    x = torch.zeros(2, 3)
+    arguments = (Pair(x, x), OrderedDict(k=x))
+    assert converter.load(Packed(), example=arguments).cut(to="inner").validate().passed
+    program = torch.export.export(Packed(), arguments)
+    assert converter.load(program).cut(to="inner").validate().passed
+
+
+class Modern(nn.Module):
+    """Operators that opsets before 18 say differently or not at all."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.act, self.last = nn.LayerNorm(6), nn.GELU(approximate="tanh"), nn.Linear(7, 3)
+
+    def forward(self, x: Any) -> Any:
+        x = self.act(self.norm(x).roll(1, dims=-1))
+        left, middle, right = nn.functional.pad(x, (1, 0)).split((3, 2, 2), dim=-1)
+        return self.last(torch.cat([left, middle, right], -1)).amax(1)
+
+
+@pytest.mark.parametrize("opset", [15, 16, 17, 23])
+def test_any_opset(opset: int) -> None:
+    torch.manual_seed(0)
+    cut = converter.load(Modern(), example=torch.zeros(1, 5, 6)).cut(opset=opset)
+    assert cut.piece("model").graph.opset_imports == {"": opset}
+    assert cut.validate().passed

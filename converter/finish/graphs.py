@@ -18,10 +18,10 @@ def main_domain(node: ir.Node) -> bool:
 
 def constant_of(value: ir.Value | None, limit: int = 1 << 16) -> npt.NDArray[Any] | None:
     """The value's array where it is a constant of at most `limit` elements, else None."""
-    if value is None or value.const_value is None or value.is_graph_input():
+    if value is None or value.is_graph_input():
         return None
-    tensor = value.const_value
-    if tensor.dtype == ir.DataType.STRING or tensor.size > limit:
+    tensor = ir.convenience.get_const_tensor(value)
+    if tensor is None or tensor.dtype == ir.DataType.STRING or tensor.size > limit:
         return None
     return tensor.numpy()
 

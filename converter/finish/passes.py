@@ -7,9 +7,7 @@ import onnx_ir as ir
 import onnxscript.optimizer
 import onnxscript.rewriter
 from onnx_ir.passes import common
-from onnxscript.version_converter import convert_version
 
-from converter.errors import TargetError
 from converter.finish.affine import fold_affine
 from converter.finish.cleanup import (
     canonical_names,
@@ -18,6 +16,7 @@ from converter.finish.cleanup import (
     weights_keep_their_names,
 )
 from converter.finish.layout import cancel_transposes
+from converter.finish.opset import to_opset
 from converter.finish.sizes import fold_sizes, foldable
 from converter.model import Piece
 
@@ -53,7 +52,8 @@ def finish(piece: Piece, opset: int) -> None:
     cancel_transposes(model)
     fold_affine(model)
     onnxscript.rewriter.rewrite(model)
-    _convert(model, opset)
+    to_opset(model, opset)
+    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)
@@ -63,17 +63,6 @@ def finish(piece: Piece, opset: int) -> None:
     ends = {spec.name for spec in (*piece.inputs, *piece.outputs)}
     canonical_names(model, ends | weights)
     _forget_shapes(model)
-
-
-def _convert(model: ir.Model, opset: int) -> None:
-    if model.opset_imports.get("") != opset:
-        try:
-            convert_version(model, opset)
-        except Exception as error:
-            raise TargetError(f"the graph cannot be expressed in opset {opset}: {error}") from error
-        if model.opset_imports.get("") != opset:
-            raise TargetError(f"the graph cannot be expressed in opset {opset}")
-    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
 
 
 def _forget_shapes(model: ir.Model) -> None:

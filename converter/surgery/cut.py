@@ -78,6 +78,10 @@ def _name(graph: ir.Graph, ends: Sequence[Boundary]) -> tuple[TensorSpec, ...]:
     for value in (value for node in graph for value in node.outputs):
         if value.name in taken:
             value.name = f"{value.name}#inner"
+    for name in [name for name in graph.initializers if name in taken]:
+        weight = graph.initializers.pop(name)
+        weight.name = f"{name}#weight"
+        graph.register_initializer(weight)
     for value, spec in zip(graph.outputs, specs, strict=True):
         value.name = spec.name
         value.shape, value.type = ir.Shape(spec.shape), spec.onnx_type

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,14 @@ class Signature:
         ]
         return dataclasses.replace(self, inputs=tuple(specs))
 
+    def apart_from(self, weights: Iterable[str]) -> Signature:
+        """The same with inputs that bear the name of a weight called `<name>_input`."""
+        taken = set(weights)
+        specs = (
+            dataclasses.replace(s, name=f"{s.name}_input") if s.name in taken else s for s in self.inputs
+        )
+        return dataclasses.replace(self, inputs=tuple(specs))
+
     @staticmethod
     def name_outputs(outputs: Any) -> list[tuple[str, Any]]:
         """The model's output tensors: their keys where it returns a mapping or a dataclass, else
@@ -81,8 +89,9 @@ def _filled(structure: Any, values: Sequence[Any]) -> Any:
     if isinstance(structure, int):
         return values[structure]
     if isinstance(structure, Mapping):
-        return {key: _filled(inner, values) for key, inner in structure.items()}
-    return type(structure)(_filled(inner, values) for inner in structure)
+        return type(structure)((key, _filled(inner, values)) for key, inner in structure.items())  # type: ignore[call-arg]
+    filled = [_filled(inner, values) for inner in structure]
+    return type(structure)(*filled) if hasattr(structure, "_fields") else type(structure)(filled)
 
 
 def signature(

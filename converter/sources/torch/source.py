@@ -31,7 +31,7 @@ class TorchSource:
         self.info = info
         self.origin = None if origin is None else f"{origin} {signature} {model}"
         self.model = model
-        self._signature = signature
+        self._signature = signature.apart_from(name for name in self.weights() if "." not in name)
         self._until: frozenset[tuple[str, int]] = frozenset()
         self._traced: Trace | None = None
         self._times: Counter[str] | None = None
