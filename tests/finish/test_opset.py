@@ -54,7 +54,8 @@ SAID_DIFFERENTLY = {
 def _model(opset: int, body: str) -> ir.Model:
     text = f"""<ir_version: 8, opset_import: ["": {opset}]>
     g (float[2, 3, 4, 5] x) => (float y)
-    <float[2, 2, 2, 2] g = {{{", ".join(str(0.1 * i - 0.8) for i in range(16))}}}, int64[2] q = {{4, 5}}, float[4] z = {{1, 1, 0.5, 0.5}}>
+    <float[2, 2, 2, 2] g = {{{", ".join(str(0.1 * i - 0.8) for i in range(16))}}}, int64[2] q = {{4, 5}},
+     float[4] halves = {{1, 1, 0.5, 0.5}}>
     {{ {body} }}"""
     proto = onnx.parser.parse_model(text)
     for output in proto.graph.output:
@@ -101,7 +102,7 @@ def test_inside_a_branch() -> None:
     ("opset", "target", "body", "word"),
     [
         (18, 17, "y = ReduceL2<noop_with_empty_axes=1>(x)", "ReduceL2"),
-        (18, 17, "y = Resize<antialias=1>(x, , z)", "antial"),
+        (18, 17, "y = Resize<antialias=1>(x, , halves)", "antialias"),
         (18, 17, "a = Cast<to=7>(x) b = BitwiseNot(a) y = Cast<to=1>(b)", "BitwiseNot"),
         (18, 17, "s = Shape(x) a = Slice(s, q, q) y = ReduceMax(x, a)", "ReduceMax"),
     ],
