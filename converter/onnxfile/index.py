@@ -1,0 +1,163 @@
+"""The edges of an ONNX file: which node reads and writes which value, what inner graphs capture included."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import onnx
+
+from converter.edges import Edges, is_random
+from converter.errors import SourceError
+
+if TYPE_CHECKING:
+    from converter.onnxfile.file import OnnxFile
+
+__all__ = ["OutOfOrderError", "captured", "index_nodes", "inner_graphs", "running_order", "symbolic_sizes"]
+
+
+def index_nodes(file: OnnxFile) -> Edges:
+    """The edges of the main graph. Nodes keep their numbers in the file, which must be in running order."""
+    edges = Edges()
+    for info in file.inputs:
+        if info.name not in file.weights:
+            edges.add_input(info.name, [size for size in symbolic_sizes(info) if size])
+    known = {info.name for info in file.inputs} | set(file.weights)
+    inputs = {info.name: symbolic_sizes(info) for info in file.inputs if info.name not in file.weights}
+    draws = _random_functions(file.header.functions)
+    for number, node in enumerate(file.nodes()):
+        reads = list(node.input)
+        graphs = inner_graphs(node)
+        for graph in graphs:
+            reads += captured(graph)
+        writes = node.output
+        for name in reads:
+            if name and name not in known:
+                raise OutOfOrderError(f"node {_called(node, number)} reads {name!r}")
+        for name in writes:
+            if name in known:
+                raise SourceError(f"{file.path}: {name!r} is computed twice, or is an input as well")
+            if name:
+                known.add(name)
+        edges.add_node(reads, writes)
+        if is_random(node.op_type, node.input) or (node.domain, node.op_type) in draws or _draws(graphs):
+            edges.random.add(number)
+        if node.op_type == "Shape" and node.input and node.input[0] in inputs:
+            symbol = _size_read(node, inputs[node.input[0]])
+            if symbol is not None:
+                edges.sizes[number] = symbol
+    for info in file.outputs:
+        if info.name not in known:
+            raise SourceError(f"{file.path}: the output {info.name!r} is not computed")
+    return edges
+
+
+class OutOfOrderError(Exception):
+    """A node stands before one that it reads from."""
+
+
+def running_order(file: OnnxFile) -> list[int]:
+    """The numbers of the nodes in an order in which they can run, as near to the file's as that may be.
+
+    Raises:
+        SourceError: a node reads what nobody computes, or nodes form a circle.
+    """
+    reads: list[set[str]] = []
+    producer: dict[str, int] = {}
+    for number, node in enumerate(file.nodes()):
+        reads.append({*node.input, *(name for graph in inner_graphs(node) for name in captured(graph))})
+        producer |= {name: number for name in node.output if name}
+    given = {info.name for info in file.inputs} | set(file.weights) | {""}
+    waiting: list[int] = []
+    readers: dict[int, list[int]] = {}
+    for number, names in enumerate(reads):
+        unknown = sorted(names - given - producer.keys())
+        if unknown:
+            called = _called(file.node(number), number)
+            raise SourceError(f"{file.path}: node {called} reads {unknown[0]!r}, which nothing computes")
+        before = {producer[name] for name in names - given}
+        waiting.append(len(before))
+        for other in before:
+            readers.setdefault(other, []).append(number)
+    ready = [number for number, count in enumerate(waiting) if count == 0]
+    order: list[int] = []
+    while ready:
+        number = heapq.heappop(ready)
+        order.append(number)
+        for reader in readers.get(number, ()):
+            waiting[reader] -= 1
+            if waiting[reader] == 0:
+                heapq.heappush(ready, reader)
+    if len(order) < len(reads):
+        stuck = next(number for number, count in enumerate(waiting) if count)
+        raise SourceError(f"{file.path}: node {_called(file.node(stuck), stuck)} reads what depends on itself")
+    return order
+
+
+def _called(node: onnx.NodeProto, number: int) -> str:
+    return f"{node.name!r}" if node.name else f"{number} ({node.op_type})"
+
+
+def inner_graphs(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Bodies of loops and branches."""
+    found: list[onnx.GraphProto] = []
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            found.append(attribute.g)
+        found.extend(attribute.graphs)
+    return found
+
+
+def captured(graph: onnx.GraphProto) -> list[str]:
+    """Names that a body reads from outside of it, each once."""
+    own = {value.name for value in graph.input}
+    own |= {tensor.name for tensor in graph.initializer}
+    own |= {tensor.values.name for tensor in graph.sparse_initializer}
+    outer: dict[str, None] = {}
+    for node in graph.node:
+        names = list(node.input)
+        for inner in inner_graphs(node):
+            names += captured(inner)
+        outer |= {name: None for name in names if name and name not in own}
+        own.update(node.output)
+    outer |= {value.name: None for value in graph.output if value.name not in own}
+    return list(outer)
+
+
+def _draws(graphs: Iterable[onnx.GraphProto]) -> bool:
+    return any(
+        is_random(node.op_type, node.input) or _draws(inner_graphs(node)) for g in graphs for node in g.node
+    )
+
+
+def _random_functions(functions: Iterable[onnx.FunctionProto]) -> set[tuple[str, str]]:
+    """Local functions in which something is random, through what they call as well."""
+    bodies = {(f.domain, f.name): f for f in functions}
+    found = {
+        key
+        for key, body in bodies.items()
+        if any(is_random(n.op_type, n.input) or _draws(inner_graphs(n)) for n in body.node)
+    }
+    while True:
+        more = {
+            key
+            for key, body in bodies.items()
+            if key not in found and any((n.domain, n.op_type) in found for n in body.node)
+        }
+        if not more:
+            return found
+        found |= more
+
+
+def symbolic_sizes(info: onnx.ValueInfoProto) -> list[str]:
+    """The names of a tensor's symbolic sizes, empty for the others; [] where the rank is not known."""
+    return [size.dim_param for size in info.type.tensor_type.shape.dim]
+
+
+def _size_read(node: onnx.NodeProto, sizes: list[str]) -> str | None:
+    """The symbolic size that a `Shape` of one axis reads."""
+    bounds = {attribute.name: attribute.i for attribute in node.attribute}
+    start, end = bounds.get("start", 0), bounds.get("end", len(sizes))
+    start, end = (bound + len(sizes) if bound < 0 else bound for bound in (start, end))
+    return (sizes[start] or None) if end == start + 1 and 0 <= start < len(sizes) else None
