@@ -28,7 +28,7 @@ SourceArgument = Annotated[
     str,
     typer.Argument(
         help="keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME (the first of these "
-        "that has it), FILE.keras, FILE.h5, FILE.py:FACTORY, FILE.pth",
+        "that has it), FILE.onnx, FILE.keras, FILE.h5, FILE.py:FACTORY, FILE.pth, FILE.pt2",
         show_default=False,
     ),
 ]
@@ -62,6 +62,12 @@ TrustOption = Annotated[
 CustomOption = Annotated[
     Path | None,
     typer.Option(help="Python file with the model file's custom classes; needs --trust.", show_default=False),
+]
+CustomOpsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Library of operators for ONNX Runtime to load (repeatable); it runs its code.", show_default=False
+    ),
 ]
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Export anew, and keep nothing for later runs.")
@@ -117,11 +123,25 @@ def convert(
     weights: WeightsOption = "pretrained",
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
-    opset: Annotated[int, typer.Option(help="ONNX opset of the files.")] = 18,
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX opset of the files [default: 18; of an ONNX file, its own].", show_default=False
+        ),
+    ] = None,
     samples: Annotated[
         Path | None,
         typer.Option(help="Validate on these inputs: .npz with an array an input.", show_default=False),
     ] = None,
+    external_data: Annotated[
+        str,
+        typer.Option(help="Weights of .onnx files in a file beside: auto (above 1.5 GB), always or never."),
+    ] = "auto",
+    link: Annotated[
+        bool,
+        typer.Option("--link", help="Hard-link the external data of an ONNX source instead of copying it."),
+    ] = False,
+    custom_ops: CustomOpsOption = None,
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Write without proof, marked UNVALIDATED.")
     ] = False,
@@ -147,7 +167,8 @@ def convert(
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
     axes = tuple(dynamic or ())
-    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole)
+    libraries = tuple(custom_ops or ())
+    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole, libraries)
     try:
         request = Request(
             to=tuple(to or ()),
@@ -161,6 +182,9 @@ def convert(
             seed=seed,
             validate=not no_validate,
             trust=trust,
+            external_data=external_data,
+            link=link,
+            custom_ops=libraries,
         )
         with timings.stage("open"):
             terminal.stage("open", source)
@@ -224,7 +248,7 @@ def cache(
     used longest ago goes first. No weights are kept.
     """
     from converter.report import cache_table
-    from converter.sources import Store
+    from converter.sources.cache import Store
 
     store = Store()
     if clear:

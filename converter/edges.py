@@ -28,6 +28,7 @@ class Edges:
         inputs: the graph's inputs that have to be fed.
         symbols: input → its symbolic sizes.
         random: nodes that give other values each time they run.
+        quantized: output of QuantizeLinear → the nodes that dequantise it again.
         sizes: node → the symbolic size of an input, for nodes that compute nothing else.
     """
 
@@ -40,6 +41,7 @@ class Edges:
         self.inputs: list[int] = []
         self.symbols: dict[int, tuple[str, ...]] = {}
         self.random: set[int] = set()
+        self.quantized: dict[int, list[int]] = {}
         self.sizes: dict[int, str] = {}
 
     def value(self, name: str) -> int:

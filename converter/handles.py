@@ -30,12 +30,13 @@ def load(
     example: Any = None,
     dynamic: Sequence[str] = (),
     cache: bool = True,
+    custom_ops: Sequence[str | Path] = (),
 ) -> Model:
     """Open a model to look at and to cut.
 
     Args:
         source: `keras:NAME`, `torchvision:NAME`, `timm:NAME`, `transformers:FOLDER`, a bare name, a `.keras`,
-            `.h5` or `.pth` file, `file.py:factory`, or a live `keras.Model` or `torch.nn.Module`.
+            `.h5`, `.onnx` or `.pth` file, `file.py:factory`, or a live `keras.Model` or `torch.nn.Module`.
         weights: `pretrained`, `auto` (pretrained, else random), `random`, or a weights file.
         seed: seed of random weights and of the samples that pieces are validated on.
         trust: let the file run its author's code.
@@ -45,22 +46,27 @@ def load(
         dynamic: axes of its inputs to leave symbolic besides the batch: `sequence`, `image`, or
             `INPUT:AXIS=NAME`.
         cache: keep what is exported for later runs, and use what was kept; live models are never cached.
+        custom_ops: libraries of operators that ONNX Runtime loads for an ONNX file; they run their code.
 
     Raises:
         SourceError: no such model, or it cannot be read or trusted.
     """
     custom = None if custom_objects is None else Path(custom_objects)
-    opened = resolve(source, Opening(weights, seed, trust, custom, example, tuple(dynamic), cache))
-    return Model(opened, seed=seed, trust=trust)
+    libraries = tuple(map(Path, custom_ops))
+    how = Opening(weights, seed, trust, custom, example, tuple(dynamic), cache, custom_ops=libraries)
+    return Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
 
 
 class Model:
     """A source model."""
 
-    def __init__(self, source: Source, *, seed: int = 0, trust: bool = False) -> None:
+    def __init__(
+        self, source: Source, *, seed: int = 0, trust: bool = False, custom_ops: tuple[Path, ...] = ()
+    ) -> None:
         self._source = source
         self._seed = seed
         self._trust = trust
+        self._custom_ops = custom_ops
 
     @property
     def info(self) -> SourceInfo:
@@ -91,7 +97,7 @@ class Model:
         from_: Names = (),
         split: Names = (),
         frontier: bool = False,
-        opset: int = pipeline.DEFAULT_OPSET,
+        opset: int | None = None,
     ) -> Cut:
         """Cut the model; without any layer, the whole of it.
 
@@ -100,7 +106,7 @@ class Model:
             from_: layers after which the piece starts: a head, or with `to` a segment.
             split: layers to part the model at, into a trunk and a head that fit together.
             frontier: with `from_`, accept what else crosses as further inputs.
-            opset: ONNX opset of the pieces.
+            opset: ONNX opset of the pieces; None for 18, or for that of the ONNX file.
 
         Raises:
             CutError: no such layer, or the cut is not legal.
@@ -113,6 +119,7 @@ class Model:
             opset=opset,
             seed=self._seed,
             trust=self._trust,
+            custom_ops=self._custom_ops,
         )
         return Cut(self._source, request)
 
@@ -174,15 +181,32 @@ class Cut:
         samples: str | Path | None = None,
         device: str = "auto",
         validate: bool = True,
+        external_data: str = "auto",
+        link: bool = False,
     ) -> Document:
         """Validate the pieces and write them, with a report, to a folder.
+
+        Args:
+            folder: where to write.
+            targets: kinds of artifacts.
+            samples: `.npz` with inputs to validate on; seeded random ones where None.
+            device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
+            validate: False writes without proof.
+            external_data: weights of `.onnx` files in a file beside: `auto`, `always` or `never`.
+            link: hard-link the external data of an ONNX source instead of copying it.
 
         Raises:
             ValidationError: a piece does not compute what the framework computes; nothing is written.
             TargetError: an artifact cannot be made or written.
         """
         return self._deliver(
-            Path(folder), targets=_names(targets), samples=samples, device=device, validate=validate
+            Path(folder),
+            targets=_names(targets),
+            samples=samples,
+            device=device,
+            validate=validate,
+            external_data=external_data,
+            link=link,
         )
 
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:

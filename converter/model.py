@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Protocol
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
+
+from converter.onnxfile import Excerpt, OnnxFile
+
+if TYPE_CHECKING:  # half a second to import, which cutting ONNX files does without
+    import onnx_ir as ir
 
 __all__ = [
     "LAYER",
@@ -63,6 +68,8 @@ class TensorSpec:
     @property
     def onnx_type(self) -> ir.TensorType:
         """The type of the tensor in an ONNX graph."""
+        import onnx_ir as ir
+
         return ir.TensorType(ir.DataType.from_numpy(self.numpy_dtype))
 
     def __str__(self) -> str:
@@ -153,12 +160,32 @@ class LayeredModel:
         inputs: the model's inputs; the graph's inputs bear the same names.
         outputs: the model's outputs as boundaries.
         layers: every layer call, in the order of execution.
+        anywhere: makes a boundary of any tensor of the graph, where it is not only layers that have them.
     """
 
-    graph: ir.Model
+    graph: ir.Model | OnnxFile
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[Boundary, ...]
     layers: tuple[Layer, ...]
+    anywhere: Callable[[str], Boundary] | None = None
+
+    @cached_property
+    def _boundaries(self) -> dict[str, Boundary]:
+        return {b.value: b for layer in self.layers for b in layer.boundaries}
+
+    @cached_property
+    def order(self) -> dict[str, int]:
+        """Value of a layer's boundary → its place in the order of execution."""
+        return {value: place for place, value in enumerate(self._boundaries)}
+
+    def is_boundary(self, value: str) -> bool:
+        """Whether the graph may be cut at this value."""
+        return self.anywhere is not None or value in self._boundaries
+
+    def boundary(self, value: str) -> Boundary | None:
+        """The boundary that this value of the graph is."""
+        found = self._boundaries.get(value)
+        return self.anywhere(value) if found is None and self.anywhere is not None else found
 
 
 @dataclasses.dataclass
@@ -175,7 +202,7 @@ class Piece:
     """
 
     role: str
-    graph: ir.Model
+    graph: ir.Model | Excerpt
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     starts: tuple[Boundary, ...]
@@ -188,14 +215,18 @@ class Piece:
 
     @property
     def nodes(self) -> int:
-        """Number of nodes, those of inner graphs included."""
+        """Number of nodes, those of inner graphs included; of an excerpt, without them."""
+        if isinstance(self.graph, Excerpt):
+            return self.graph.nodes
         return sum(len(graph) for graph in self.graph.graphs())
 
     @property
     def parameters(self) -> int:
         """Number of scalar weights: elements of the initializers."""
-        values = self.graph.graph.initializers.values()
-        return sum(v.const_value.size for v in values if v.const_value is not None)
+        if isinstance(self.graph, Excerpt):
+            return self.graph.parameters
+        weights = (value.const_value for value in self.graph.graph.initializers.values())
+        return sum(weight.size for weight in weights if weight is not None)
 
     def __str__(self) -> str:
         ends = [", ".join(map(str, specs)) for specs in (self.inputs, self.outputs)]
@@ -229,8 +260,8 @@ class Source(Protocol):
         """Every layer call in the order of execution."""
         ...
 
-    def expect(self, names: Sequence[str]) -> None:
-        """Say that trunks to these layers are all that is wanted next; no names: everything is.
+    def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
+        """Say which layers are named next; no names: any. A trunk wants nothing that comes after them.
 
         A source may leave out of `layers`, `outputs` and `export` what comes after them. Boundaries that
         it has handed out stay good for `run` and `native`.

@@ -10,24 +10,21 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import CutError, TargetError, UsageError, ValidationError
-from converter.finish import OPSETS, finish
+from converter.finish import OPSETS, finish, restate
 from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
+from converter.onnxfile import Excerpt
 from converter.report import Document, Timings, metadata
+from converter.runtime import Session, provider_for
 from converter.samples import draw, read_samples, vocabularies
 from converter.sources import sha256_of, versions_of
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
-from converter.validation import (
-    Candidate,
-    Certificate,
-    Session,
-    provider_for,
-    validate,
-)
+from converter.validation import Candidate, Certificate, validate
 
 __all__ = ["DEFAULT_OPSET", "Pieces", "Request", "convert", "cut_out", "deliver", "whole"]
 
 DEFAULT_OPSET = 18
+_EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 Progress = Callable[[str, str], None]
 
@@ -42,12 +39,15 @@ class Request:
         split: layers to part the model at, into trunk and head.
         frontier: accept what crosses the cut besides `from_` as further inputs.
         targets: kinds of artifacts to write.
-        opset: ONNX opset of the `.onnx` files.
+        opset: ONNX opset of the `.onnx` files; None for an ONNX file's own, and 18 for other sources.
         device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
         samples: the user's inputs to validate on; seeded random ones where None.
         seed: seed of those.
         validate: False writes without proof, marked UNVALIDATED.
         trust: the source was opened with trust; its native models may need it, too.
+        external_data: weights of `.onnx` files in a file beside: `auto` (where they are large), `always`, `never`.
+        link: external data of an ONNX source stay where they are; the output folder gets hard links.
+        custom_ops: libraries of operators for ONNX Runtime.
     """
 
     to: tuple[str, ...] = ()
@@ -55,12 +55,15 @@ class Request:
     split: tuple[str, ...] = ()
     frontier: bool = False
     targets: tuple[str, ...] = ("onnx",)
-    opset: int = DEFAULT_OPSET
+    opset: int | None = None
     device: str = "auto"
     samples: Path | None = None
     seed: int = 0
     validate: bool = True
     trust: bool = False
+    external_data: str = "auto"
+    link: bool = False
+    custom_ops: tuple[Path, ...] = ()
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -68,7 +71,11 @@ class Request:
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets:
             raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
-        if self.opset not in OPSETS:
+        if self.external_data not in _EXTERNAL_DATA:
+            raise UsageError(
+                f"external data {self.external_data!r}: expected {', '.join(_EXTERNAL_DATA)}"
+            )
+        if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
 
@@ -126,22 +133,21 @@ def _without_collector() -> Iterator[None]:
 def cut_out(source: Source, request: Request, progress: Progress, timings: Timings) -> Pieces:
     """Export what the cut needs, cut it, and finish the pieces."""
     with timings.stage("trace"):
-        source.expect(() if request.from_ or request.split else request.to)
+        named = (*request.from_, *request.split, *request.to)
+        source.expect(named, trunk=not (request.from_ or request.split))
         progress("trace", source.info.name)
         inputs = [spec.name for spec in source.inputs]
         starts = select(request.split or request.from_, source.layers, inputs)
         ends = select(request.to, source.layers, inputs) or source.outputs
     with timings.stage("export"):
         progress("export", f"what {_names(ends)} needs")
-        layered = source.export([*starts, *ends], request.opset)
+        layered = source.export([*starts, *ends], request.opset or DEFAULT_OPSET)
     with timings.stage("cut"):
         pieces, edge = _cut(layered, request, starts, ends)
         progress("cut", " | ".join(map(str, pieces)))
     with timings.stage("finish"):
         for piece in pieces:
-            finish(piece, request.opset)
-            if piece.starts and all(node.op_type == "Identity" for node in piece.graph.graph):
-                raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
+            _finish(piece, request.opset)
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
     return Pieces(pieces, edge, layered.inputs, vocabularies(layered.graph))
 
@@ -181,6 +187,19 @@ def deliver(
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _finish(piece: Piece, opset: int | None) -> None:
+    """Pieces of ONNX files stay as they stand there, unless another opset is asked for."""
+    if isinstance(piece.graph, Excerpt):
+        empty = not piece.graph.numbers
+        if opset is not None and not empty:
+            restate(piece, opset)
+    else:
+        finish(piece, opset or DEFAULT_OPSET)
+        empty = all(node.op_type == "Identity" for node in piece.graph.graph)
+    if piece.starts and empty:
+        raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
 
 
 def whole(source: Source, opset: int = DEFAULT_OPSET) -> LayeredModel:
@@ -225,6 +244,8 @@ def _not_single(
 
 
 def _check_targets(source: Source, request: Request) -> None:
+    if request.link and source.info.kind != "onnx":
+        raise UsageError(f"{source.info.locator} has no external data to link: --link is for ONNX files")
     for kind in request.targets:
         framework = TARGETS[kind].FRAMEWORK
         if framework not in (None, source.info.kind):
@@ -252,11 +273,15 @@ def _write(
     for kind in dict.fromkeys(request.targets):
         path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
         if kind == "onnx":
-            files = TARGETS[kind].write(piece, path, facts)
+            beside = _EXTERNAL_DATA[request.external_data]
+            files = TARGETS[kind].write(piece, path, facts, beside=beside, link=request.link)
         else:
             files = TARGETS[kind].write(natives[piece.role], path)
         for file in files:
-            written.append({"kind": kind, "piece": piece.role, "path": file.name, **_digest(file)})
+            about: dict[str, Any] = {"bytes": file.stat().st_size}
+            if request.validate:  # an unproven file needs no digest, and a large one costs more than the cut
+                about["sha256"] = sha256_of(file).removeprefix("sha256:")
+            written.append({"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder)), **about})
     return written
 
 
@@ -287,15 +312,11 @@ def _candidate(
 ) -> Candidate:
     path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
     if kind == "onnx":
-        name, run = piece.role, Session(path, provider).run
+        name, run = piece.role, Session(path, provider, custom_ops=request.custom_ops).run
     else:
         name, run = path.name, TARGETS[kind].reload(path, piece, native, trust=request.trust)
     ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
     return Candidate(name, piece.starts, ends, run)
-
-
-def _digest(path: Path) -> dict[str, Any]:
-    return {"bytes": path.stat().st_size, "sha256": sha256_of(path).removeprefix("sha256:")}
 
 
 def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:

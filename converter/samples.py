@@ -5,22 +5,30 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
+import onnx
 
 from converter.errors import UsageError
 from converter.model import Array, TensorSpec
+from converter.onnxfile import OnnxFile
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 __all__ = ["BATCHES", "draw", "read_samples", "vocabularies"]
 
 BATCHES = (1, 3)
 _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip"])
+_INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _IMAGE_SIDE, _LENGTH = 64, 12
 
 
-def vocabularies(model: ir.Model) -> dict[str, int]:
+def vocabularies(model: ir.Model | OnnxFile) -> dict[str, int]:
     """For each graph input that indexes a table (an embedding): the rows of the smallest one."""
+    if isinstance(model, OnnxFile):
+        return _vocabularies_of_file(model)
     rows: dict[str, int] = {}
     for start in model.graph.inputs:
         stack, seen = [start], {start}
@@ -41,15 +49,33 @@ def vocabularies(model: ir.Model) -> dict[str, int]:
     return rows
 
 
+def _vocabularies_of_file(file: OnnxFile) -> dict[str, int]:
+    whole = {info.name for info in file.inputs if info.type.tensor_type.elem_type in _INTEGERS}
+    origin = {name: name for name in whole - file.weights.keys()}
+    rows: dict[str, int] = {}
+    for node in file.nodes() if origin else ():
+        if node.op_type == "Gather" and node.input[1] in origin and node.input[0] in file.weights:
+            dims = file.weights[node.input[0]].dims
+            axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+            if dims:
+                name = origin[node.input[1]]
+                rows[name] = min(dims[axis], rows.get(name, dims[axis]))
+        elif node.op_type in _PASSES_ON and node.input[0] in origin:
+            origin[node.output[0]] = origin[node.input[0]]
+    return rows
+
+
 def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> list[dict[str, Array]]:
     """Seeded random inputs at two batch sizes (or twice at the one that the model is fixed to).
+
+    A symbolic first axis is the batch.
 
     Args:
         specs: the model's inputs.
         tables: for inputs that index tables, the number of rows (see `vocabularies`).
         seed: the same seed gives the same arrays.
     """
-    fixed = not any(spec.shape[:1] == ("batch",) for spec in specs)
+    fixed = not any(isinstance(size, str) for spec in specs for size in spec.shape[:1])
     batches = (1, 1) if fixed else BATCHES
     feeds = []
     for number, batch in enumerate(batches):
@@ -103,7 +129,7 @@ def _size(spec: TensorSpec, axis: int, batch: int) -> int:
     size = spec.shape[axis]
     if isinstance(size, int):
         return size
-    if size == "batch":
+    if axis == 0:
         return batch
     return _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
 

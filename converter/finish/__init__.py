@@ -1,5 +1,31 @@
-"""From a piece as it was cut to the graph that ships: same values, fewer nodes."""
+"""Making a piece ready to ship: optimised, named, in the asked-for opset."""
 
-from converter.finish.passes import OPSETS, finish
+from __future__ import annotations
 
-__all__ = ["OPSETS", "finish"]
+from converter.model import Piece
+
+__all__ = ["OPSETS", "finish", "restate"]
+
+OPSETS = range(15, 24)
+
+
+def finish(piece: Piece, opset: int) -> None:
+    """Optimise a piece's graph in place for inference (see `converter.finish.passes`).
+
+    Raises:
+        TargetError: the graph cannot be expressed in this opset.
+    """
+    from converter.finish.passes import run_passes  # onnxscript takes half a second to import
+
+    run_passes(piece, opset)
+
+
+def restate(piece: Piece, opset: int) -> None:
+    """Take a piece of an ONNX file to another opset and leave it as it is otherwise.
+
+    Raises:
+        TargetError: the graph cannot be expressed in this opset.
+    """
+    from converter.finish.opset import restate as run
+
+    run(piece, opset)

@@ -10,12 +10,16 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 from onnx_ir import tape
+from onnx_ir.passes import common
 from onnxscript.version_converter import convert_version
 
 from converter.errors import TargetError
 from converter.finish.graphs import constant_of, replace_uses
+from converter.model import Piece
+from converter.onnxfile import Excerpt
+from converter.onnxfile.memory import as_model
 
-__all__ = ["to_opset"]
+__all__ = ["restate", "to_opset"]
 
 Rule = Callable[[tape.Tape, ir.Node], ir.Value | None]
 
@@ -41,6 +45,17 @@ def to_opset(model: ir.Model, opset: int) -> None:
         for function in model.functions.values():
             _lower(function, version)
     model.opset_imports[""] = opset
+
+
+def restate(piece: Piece, opset: int) -> None:
+    """Take a piece of an ONNX file to another opset, its weights still where they are."""
+    assert isinstance(piece.graph, Excerpt)
+    model = as_model(piece.graph)
+    common.ShapeInferencePass(data_prop=True)(model)
+    to_opset(model, opset)
+    lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    model.ir_version = max(lowest, model.ir_version) if model.functions else lowest
+    piece.graph = model
 
 
 def _raise(model: ir.Model, opset: int) -> None:

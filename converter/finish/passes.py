@@ -20,13 +20,12 @@ from converter.finish.opset import to_opset
 from converter.finish.sizes import fold_sizes, foldable
 from converter.model import Piece
 
-__all__ = ["OPSETS", "finish"]
+__all__ = ["run_passes"]
 
-OPSETS = range(15, 24)
 _NO_LIMIT = 1 << 62
 
 
-def finish(piece: Piece, opset: int) -> None:
+def run_passes(piece: Piece, opset: int) -> None:
     """Optimise a piece's graph in place for inference.
 
     Requires: a valid graph; layer boundaries may still be tensors of their own.
@@ -37,6 +36,7 @@ def finish(piece: Piece, opset: int) -> None:
         TargetError: the graph cannot be expressed in this opset.
     """
     model = piece.graph
+    assert isinstance(model, ir.Model)
     remove_identities(model)
     weights = weights_keep_their_names(model)
     onnxscript.optimizer.fold_constants(

@@ -1,0 +1,20 @@
+"""ONNX files of any size: opened without reading weights, cut by names, written by copying bytes."""
+
+from converter.onnxfile.excerpt import Excerpt
+from converter.onnxfile.external import ExternalData, Span
+from converter.onnxfile.file import OnnxFile
+from converter.onnxfile.skeleton import referring
+from converter.onnxfile.tensors import Weight
+from converter.onnxfile.writer import ALIGNMENT, ONE_FILE_LIMIT, write_excerpt
+
+__all__ = [
+    "ALIGNMENT",
+    "ONE_FILE_LIMIT",
+    "Excerpt",
+    "ExternalData",
+    "OnnxFile",
+    "Span",
+    "Weight",
+    "referring",
+    "write_excerpt",
+]

@@ -22,6 +22,7 @@ from converter.edges import Edges
 from converter.errors import SourceError
 from converter.onnxfile.external import ExternalData
 from converter.onnxfile.index import OutOfOrderError, index_nodes, running_order
+from converter.onnxfile.skeleton import infer_types
 from converter.onnxfile.tensors import Weight, without_payloads
 from converter.onnxfile.wire import BYTES, Field, WireError, fields
 
@@ -48,6 +49,7 @@ class OnnxFile:
         weights: the initializers by name, in the file's order.
         external: the files beside it that hold weights.
         size: bytes of the file.
+        nodes_with_external_data: known once `edges` were asked for.
     """
 
     def __init__(self, path: Path, *, trust: bool = False) -> None:
@@ -62,6 +64,8 @@ class OnnxFile:
         """
         self.path = path
         self.external = ExternalData(path.parent, trust=trust)
+        self.nodes_with_external_data: set[int] = set()
+        self._typed: dict[str, onnx.ValueInfoProto] = {}
         self._handle, self.data, self.size = _mapped(path)
         try:
             self._read()
@@ -153,6 +157,17 @@ class OnnxFile:
                 return index_nodes(self)
         except (WireError, DecodeError, UnicodeDecodeError) as error:
             raise SourceError(f"{self.path} is not a readable ONNX file: {error}") from error
+
+    def typed(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
+        """Types and shapes of these values: what the file says, else what ONNX infers; unknown ones are missing."""
+        names = set(wanted)
+        missing = names - self._typed.keys()
+        if missing:
+            self._typed |= self.types(missing)
+            missing -= self._typed.keys()
+        if missing:
+            self._typed |= infer_types(self, missing)
+        return {name: self._typed[name] for name in names if name in self._typed}
 
     def types(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
         """What the file itself says about these values: inputs, outputs and noted types."""

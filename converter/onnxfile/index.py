@@ -41,9 +41,15 @@ def index_nodes(file: OnnxFile) -> Edges:
             if name:
                 known.add(name)
         edges.add_node(reads, writes)
+        if _refers_outside(node, graphs):
+            file.nodes_with_external_data.add(number)
         if is_random(node.op_type, node.input) or (node.domain, node.op_type) in draws or _draws(graphs):
             edges.random.add(number)
-        if node.op_type == "Shape" and node.input and node.input[0] in inputs:
+        if node.op_type == "QuantizeLinear":
+            edges.quantized[edges.value(writes[0])] = []
+        elif node.op_type == "DequantizeLinear" and (value := edges.ids[reads[0]]) in edges.quantized:
+            edges.quantized[value].append(number)
+        elif node.op_type == "Shape" and node.input and node.input[0] in inputs:
             symbol = _size_read(node, inputs[node.input[0]])
             if symbol is not None:
                 edges.sizes[number] = symbol
@@ -123,6 +129,17 @@ def captured(graph: onnx.GraphProto) -> list[str]:
         own.update(node.output)
     outer |= {value.name: None for value in graph.output if value.name not in own}
     return list(outer)
+
+
+def _refers_outside(node: onnx.NodeProto, graphs: Iterable[onnx.GraphProto]) -> bool:
+    """Whether a constant of the node, or in its inner graphs, lies in another file."""
+    if node.op_type == "Constant" and any(a.t.data_location for a in node.attribute):
+        return True
+    return any(
+        any(tensor.data_location for tensor in graph.initializer)
+        or any(_refers_outside(inner, inner_graphs(inner)) for inner in graph.node)
+        for graph in graphs
+    )
 
 
 def _draws(graphs: Iterable[onnx.GraphProto]) -> bool:

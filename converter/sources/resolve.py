@@ -8,7 +8,6 @@ from typing import Any
 
 from converter.errors import SourceError, UnknownModelError
 from converter.model import Source
-from converter.sources.cache import CachedSource, Store
 
 __all__ = ["Opening", "resolve"]
 
@@ -16,7 +15,7 @@ _KERAS_FILES = (".keras", ".h5", ".hdf5")
 _TORCH_FILES = (".pt", ".pth", ".bin", ".safetensors")
 _EXPECTED = (
     "a source is keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME, FILE.keras, "
-    "FILE.h5, FILE.py:FACTORY, FILE.pth or FILE.pt2, or, in Python, a live keras.Model or torch.nn.Module"
+    "FILE.h5, FILE.onnx, FILE.py:FACTORY, FILE.pth or FILE.pt2, or, in Python, a live keras.Model or torch.nn.Module"
 )
 
 
@@ -34,6 +33,7 @@ class Opening:
         dynamic: axes of a PyTorch model's inputs to leave symbolic besides the batch.
         cache: keep what is exported for later runs, and use what was kept.
         cache_whole: export whole models, so that every later cut is found in the cache.
+        custom_ops: libraries of operators for ONNX Runtime, for ONNX files with operators that it lacks.
     """
 
     weights: str = "pretrained"
@@ -44,6 +44,7 @@ class Opening:
     dynamic: tuple[str, ...] = ()
     cache: bool = True
     cache_whole: bool = False
+    custom_ops: tuple[Path, ...] = ()
 
 
 def resolve(source: str | Path | Any, how: Opening) -> Source:
@@ -55,6 +56,8 @@ def resolve(source: str | Path | Any, how: Opening) -> Source:
     opened = _opened(source, how)
     if not how.cache or opened.origin is None:
         return opened
+    from converter.sources.cache import CachedSource, Store
+
     return CachedSource(opened, Store(), whole=how.cache_whole)
 
 
@@ -63,6 +66,15 @@ def _opened(source: str | Path | Any, how: Opening) -> Source:
         return _live(source, how)
     text = str(source)
     path = Path(text)
+    if path.suffix.casefold() == ".onnx":
+        from converter.sources.onnx import open_onnx_file
+
+        _refuse_torch_options(f"{text} is an ONNX file", how)
+        if how.weights not in ("pretrained", "auto"):
+            raise SourceError(f"{path} brings its own weights: --weights {how.weights} does not apply")
+        return open_onnx_file(path, trust=how.trust, custom_ops=how.custom_ops)
+    if how.custom_ops:
+        raise SourceError(f"{text!r} is no ONNX file: --custom-ops does not apply")
     if path.suffix.casefold() in _KERAS_FILES:
         from converter.sources.keras import open_keras_file
 

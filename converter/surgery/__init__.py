@@ -1,7 +1,8 @@
 """Graph in, graph out: where a model may be cut, and cutting it. Knows no framework."""
 
 from converter.surgery.cut import cut
-from converter.surgery.frontier import Frontier, frontier, legal_cuts
+from converter.surgery.dominators import legal_cuts
+from converter.surgery.frontier import Frontier, frontier
 from converter.surgery.select import select
 
 __all__ = ["Frontier", "cut", "frontier", "legal_cuts", "select"]

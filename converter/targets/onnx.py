@@ -14,49 +14,62 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-import onnx_ir as ir
 
+from converter.errors import TargetError
 from converter.model import Piece
+from converter.onnxfile import ALIGNMENT, ONE_FILE_LIMIT, Excerpt, write_excerpt
+from converter.onnxfile.wire import tag
 
 __all__ = ["FRAMEWORK", "SUFFIX", "write"]
 
 FRAMEWORK = None  # of any source
 
 SUFFIX = ".onnx"
-# Protobuf stops at 2 GiB; above this, weights go to a file of their own, as onnx's external data.
-_ONE_FILE_LIMIT = 1_500_000_000
-_ALIGNMENT = 4096
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
-def write(piece: Piece, path: Path, metadata: Mapping[str, str]) -> list[Path]:
+def write(
+    piece: Piece, path: Path, metadata: Mapping[str, str], *, beside: bool | None = None, link: bool = False
+) -> list[Path]:
     """Write a piece; returns the files made.
 
     Args:
         piece: a finished piece.
         path: the `.onnx` file to make; `<path>.data` beside it where the weights are too large for one file.
         metadata: goes into the model's metadata_props, in this order.
+        beside: weights in a file beside (True), in the same file (False), or by their size (None).
+        link: external data of an ONNX source stay where they are, and are linked into the folder.
+
+    Raises:
+        TargetError: too large for one file, or data that cannot be linked.
     """
+    if isinstance(piece.graph, Excerpt):
+        return write_excerpt(piece.graph, path, metadata, beside=beside, link=link)
     proto, tensors = _without_weights(piece, metadata)
     total = sum(tensor.nbytes for _, tensor in tensors)
-    if total > _ONE_FILE_LIMIT:
+    if beside or (beside is None and total > ONE_FILE_LIMIT):
         return _write_external(proto, tensors, path)
     graph = proto.graph.SerializeToString(deterministic=True)
     proto.ClearField("graph")
     heads = [_head(name, tensor) for name, tensor in tensors]
     sizes = [
-        len(head) + len(_tag(_RAW_DATA, tensor.nbytes)) + tensor.nbytes
+        len(head) + len(tag(_RAW_DATA, tensor.nbytes)) + tensor.nbytes
         for head, (_, tensor) in zip(heads, tensors, strict=True)
     ]
-    length = len(graph) + sum(len(_tag(_INITIALIZER, size)) + size for size in sizes)
+    length = len(graph) + sum(len(tag(_INITIALIZER, size)) + size for size in sizes)
+    if length >= 1 << 31:
+        raise TargetError(
+            f"{path.name} would have {length / 1e9:.1f} GB in one file, and protobuf reads no more than 2",
+            hint="leave --external-data on auto, or say always",
+        )
     with path.open("wb") as file:
         file.write(proto.SerializeToString(deterministic=True))
-        file.write(_tag(_GRAPH, length))
+        file.write(tag(_GRAPH, length))
         file.write(graph)
         for head, size, (_, tensor) in zip(heads, sizes, tensors, strict=True):
-            file.write(_tag(_INITIALIZER, size))
+            file.write(tag(_INITIALIZER, size))
             file.write(head)
-            file.write(_tag(_RAW_DATA, tensor.nbytes))
+            file.write(tag(_RAW_DATA, tensor.nbytes))
             _write_bytes(file, tensor)
     return [path]
 
@@ -65,7 +78,7 @@ def _write_external(proto: onnx.ModelProto, tensors: Sequence[tuple[str, Any]], 
     data = path.with_name(path.name + ".data")
     with data.open("wb") as file:
         for name, tensor in tensors:
-            file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
             stub = proto.graph.initializer.add()
             stub.ParseFromString(_head(name, tensor))
             stub.data_location = onnx.TensorProto.EXTERNAL
@@ -81,7 +94,11 @@ def _without_weights(
     piece: Piece, metadata: Mapping[str, str]
 ) -> tuple[onnx.ModelProto, list[tuple[str, Any]]]:
     """The model's proto without initializers in the main graph, and these as (name, tensor)."""
-    model, graph = piece.graph, piece.graph.graph
+    import onnx_ir as ir
+
+    model = piece.graph
+    assert isinstance(model, ir.Model)
+    graph = model.graph
     held = dict(graph.initializers)
     streamed = {
         name: value.const_value
@@ -113,16 +130,6 @@ def _head(name: str, tensor: Any) -> bytes:
     dims = [int(d) for d in tensor.shape]
     head = onnx.TensorProto(name=name, dims=dims, data_type=tensor.dtype)
     return bytes(head.SerializeToString())
-
-
-def _tag(field: int, length: int) -> bytes:
-    """Tag and length of a length-delimited protobuf field."""
-    encoded = bytearray([field << 3 | 2])
-    while length > 0x7F:
-        encoded.append(length & 0x7F | 0x80)
-        length >>= 7
-    encoded.append(length)
-    return bytes(encoded)
 
 
 def _write_bytes(file: BinaryIO, tensor: Any) -> None:

@@ -2,15 +2,12 @@
 
 from converter.validation.certificate import Certificate
 from converter.validation.comparison import Comparison, compare
-from converter.validation.runtime import Session, provider_for
 from converter.validation.validate import Candidate, validate
 
 __all__ = [
     "Candidate",
     "Certificate",
     "Comparison",
-    "Session",
     "compare",
-    "provider_for",
     "validate",
 ]

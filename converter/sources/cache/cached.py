@@ -14,6 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from converter.model import Array, Boundary, Layer, LayeredModel, Source, SourceInfo, TensorSpec
+from converter.onnxfile import OnnxFile
 from converter.sources.cache.store import Entry, Store
 from converter.sources.digest import sha256_of, versions_of
 
@@ -85,8 +86,8 @@ class CachedSource:
     def layers(self) -> tuple[Layer, ...]:
         return self._source.layers if self._outline is None else self._outline.layers
 
-    def expect(self, names: Sequence[str]) -> None:
-        self._names = () if self._whole else tuple(names)
+    def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
+        self._names = names = tuple(names) if trunk and not self._whole else ()
         self._outline = None
         for entry in self._store.find(self._key):
             outline = _outline(entry.header)
@@ -119,6 +120,7 @@ class CachedSource:
         source.expect(self._names)
         boundaries = [*source.outputs, *(b for layer in source.layers for b in layer.boundaries)]
         layered = source.export(boundaries if self._whole else sinks, opset)
+        assert not isinstance(layered.graph, OnnxFile)
         made = {value.name for node in layered.graph.graph for value in node.outputs}
         values = frozenset(b.value for b in boundaries) & made
         outline = _Outline(source.inputs, source.outputs, source.layers, bool(source.outputs), values)

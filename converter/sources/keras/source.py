@@ -70,8 +70,8 @@ class KerasSource:
     def layers(self) -> tuple[Layer, ...]:
         return self._trace.layers
 
-    def expect(self, names: Sequence[str]) -> None:
-        wanted = frozenset(names) if calls_until(self.model, names) else frozenset()
+    def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
+        wanted = frozenset(names) if trunk and calls_until(self.model, names) else frozenset()
         partial = self._traced is not None and bool(self._until)
         if partial and wanted and wanted <= {layer.name for layer in self.layers}:
             return  # what was traced for another cut reaches far enough

@@ -59,8 +59,8 @@ class TorchSource:
     def layers(self) -> tuple[Layer, ...]:
         return self._trace.layers
 
-    def expect(self, names: Sequence[str]) -> None:
-        until = self._resolve(names)
+    def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
+        until = self._resolve(names) if trunk else frozenset()
         if self._traced is not None and not self._until:
             return
         if self._traced is not None and until:

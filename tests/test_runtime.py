@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from converter.errors import UsageError, ValidationError
-from converter.validation import Session, provider_for
-from converter.validation import runtime as module
+from converter.runtime import Session, provider_for
+from converter import runtime as module
 
 
 def test_providers() -> None:

@@ -1,16 +1,15 @@
-"""ONNX Runtime, the judge. The only module that imports it."""
+"""ONNX Runtime: the judge of what is written, and the framework of ONNX files. The only module that imports it."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from converter.errors import UsageError, ValidationError
-from converter.model import Array
 
 __all__ = ["Session", "provider_for", "version"]
 
@@ -57,39 +56,68 @@ def provider_for(device: str) -> str:
 
 
 class Session:
-    """A model file loaded for inference on one provider, with no silent fallback.
+    """A model loaded for inference on one provider, with no silent fallback."""
 
-    Raises:
-        ValidationError: the file does not load, or another provider than the asked-for one would run.
-    """
+    def __init__(
+        self,
+        model: Path | bytes,
+        provider: str = _PROVIDERS["cpu"],
+        *,
+        folder: Path | None = None,
+        optimize: bool = True,
+        custom_ops: Sequence[Path] = (),
+    ) -> None:
+        """Load a model.
 
-    def __init__(self, path: Path, provider: str) -> None:
+        Args:
+            model: a file, or a serialised model.
+            provider: the execution provider.
+            folder: where external data of a serialised model lie.
+            optimize: let ONNX Runtime rewrite the graph.
+            custom_ops: libraries of operators to load.
+
+        Raises:
+            ValidationError: the model does not load, or another provider than the asked-for one would run.
+        """
         runtime = _onnxruntime()
         options = runtime.SessionOptions()
         options.log_severity_level = 4
+        if folder is not None:
+            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+        if not optimize:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings: dict[str, str] = {}
         if provider == _PROVIDERS["cuda"]:
             # TF32 keeps 10 bits of the significand: it would hide errors as large as a wrong epsilon.
             settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+        name = model.name if isinstance(model, Path) else "the model"
         try:
-            self._session = runtime.InferenceSession(str(path), options, providers=[(provider, settings)])
+            for library in custom_ops:
+                options.register_custom_ops_library(str(library.resolve()))
+            content = str(model) if isinstance(model, Path) else model
+            self._session = runtime.InferenceSession(content, options, providers=[(provider, settings)])
         except Exception as error:
-            raise ValidationError(f"ONNX Runtime cannot load {path.name}: {error}") from error
+            raise ValidationError(f"ONNX Runtime cannot load {name}: {error}") from error
         got = self._session.get_providers()[0]
         if got != provider:
-            raise ValidationError(f"{path.name} was to run on {provider}, but {got} took it")
+            raise ValidationError(f"{name} was to run on {provider}, but {got} took it")
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 
-    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Every output by name.
+    def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] = ()) -> dict[str, Any]:
+        """Outputs by name, all of them unless some are asked for; sequences are lists, empty optionals None.
 
         Raises:
             ValidationError: ONNX Runtime refuses the inputs or fails inside the graph.
         """
-        given = {name: np.ascontiguousarray(feeds[name]) for name in self.inputs}
+        wanted = list(outputs) or self.outputs
+        given = {name: _fed(feeds[name]) for name in self.inputs}
         try:
-            values = self._session.run(self.outputs, given)
+            values = self._session.run(wanted, given)
         except Exception as error:
             raise ValidationError(f"ONNX Runtime fails inside the graph: {error}") from error
-        return dict(zip(self.outputs, values, strict=True))
+        return dict(zip(wanted, values, strict=True))
+
+
+def _fed(value: Any) -> Any:
+    return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value

@@ -1,0 +1,59 @@
+"""Part of an ONNX file as an onnx_ir model, whose large weights are read when they are needed."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from converter.onnxfile.excerpt import Excerpt
+from converter.onnxfile.tensors import Weight
+from converter.onnxfile.wire import fields
+
+__all__ = ["as_model"]
+
+
+def as_model(excerpt: Excerpt) -> ir.Model:
+    """The excerpt as a model of its own; weights are lazy."""
+    file = excerpt.file
+    proto = excerpt.header()
+    graph = proto.graph
+    graph.CopyFrom(file.about)
+    for number in excerpt.numbers:
+        graph.node.append(excerpt.changed.get(number) or file.node(number, whole=True))
+    for name, new in excerpt.copied:
+        graph.node.add(op_type="Identity", name=f"{new}/copy", input=[name], output=[new])
+    graph.input.extend([*excerpt.inputs, *excerpt.weights_as_inputs])
+    graph.output.extend(excerpt.outputs)
+    ends = {info.name for info in (*excerpt.inputs, *excerpt.outputs)}
+    graph.value_info.extend(file.types(excerpt.values - ends).values())
+    for weight in excerpt.weights:
+        if weight.is_sparse:
+            graph.sparse_initializer.add().ParseFromString(_message(excerpt, weight))
+        else:
+            stub = graph.initializer.add(name=weight.name, dims=weight.dims, data_type=weight.dtype)
+            stub.data_location = onnx.TensorProto.EXTERNAL  # replaced below
+            stub.external_data.add(key="location", value=file.path.name)
+    model = ir.from_proto(proto)
+    for weight in excerpt.weights:
+        if not weight.is_sparse:
+            model.graph.initializers[weight.name].const_value = _tensor(excerpt, weight)
+    return model
+
+
+def _tensor(excerpt: Excerpt, weight: Weight) -> ir.TensorProtocol:
+    def read() -> ir.TensorProtocol:
+        if weight.entries is None:
+            return ir.from_proto(onnx.TensorProto.FromString(_message(excerpt, weight)))
+        span = excerpt.file.external.span(weight.name, weight.entries, weight.nbytes)
+        tensor = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
+        tensor.raw_data = span.read()
+        return ir.from_proto(tensor)
+
+    return ir.LazyTensor(read, ir.DataType(weight.dtype), ir.Shape(weight.dims), name=weight.name)
+
+
+def _message(excerpt: Excerpt, weight: Weight) -> bytes:
+    file = excerpt.file
+    field = next(fields(file.data, weight.begin, weight.stop))
+    body: bytes = file.data[field.start : field.stop]
+    return body

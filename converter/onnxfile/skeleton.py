@@ -1,0 +1,88 @@
+"""An ONNX file as a model in memory whose large weights are elsewhere: for whoever needs a whole model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+import onnx
+
+from converter.onnxfile.tensors import Weight, without_payloads
+from converter.onnxfile.wire import fields, tag
+
+if TYPE_CHECKING:
+    from converter.onnxfile.file import OnnxFile
+
+__all__ = ["infer_types", "referring"]
+
+_GRAPH, _OUTPUT = 7, 12
+
+
+def infer_types(file: OnnxFile, names: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
+    """Types and shapes of these values as ONNX's shape inference finds them; those it cannot tell are missing.
+
+    Only what the values are computed from is looked at, and no large weights.
+    """
+    edges = file.edges
+    wanted = {name for name in names if name in edges.ids}
+    numbers = sorted(edges.nodes_for(edges.ids[name] for name in wanted))
+    model = onnx.ModelProto()
+    model.CopyFrom(file.header)
+    graph = model.graph
+    graph.name = "g"
+    graph.node.extend(file.node(number) for number in numbers)
+    graph.input.extend(file.inputs)
+    graph.output.extend(info for info in file.outputs if info.name in wanted)
+    given = {edges.names[v] for n in numbers for v in edges.reads[n]}
+    known = file.types({edges.names[v] for n in numbers for v in edges.writes[n]})
+    graph.value_info.extend(known.values())
+    for name, weight in file.weights.items():
+        if name in given and not weight.is_sparse:
+            graph.initializer.append(_stub(file, weight))
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    found = {info.name: info for info in (*inferred.value_info, *inferred.output)}
+    return {name: found[name] for name in wanted if name in found and found[name].type.WhichOneof("value")}
+
+
+def _stub(file: OnnxFile, weight: Weight) -> onnx.TensorProto:
+    field = next(fields(file.data, weight.begin, weight.stop))
+    body = without_payloads(file.data, field.start, field.stop, "TensorProto")
+    return onnx.TensorProto.FromString(body)
+
+
+def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> bytes:
+    """The whole model with further outputs; its weights are external data in the file itself.
+
+    Args:
+        file: the file; external data of its own keep their places.
+        taps: values to put out besides, by name.
+
+    Returns:
+        A serialised model, to be loaded with the file's folder as that of external data.
+    """
+    parts: list[bytes] = []
+    spans = {weight.begin: weight for weight in file.weights.values()}
+    graph = next(field for field in fields(file.data, 0, file.size) if field.number == _GRAPH)
+    position = graph.start
+    for field in fields(file.data, graph.start, graph.stop):
+        weight = spans.get(field.begin)
+        if weight is None or weight.raw is None or weight.is_sparse or field.stop - field.begin < 1 << 12:
+            continue
+        parts.append(file.data[position : field.begin])
+        position = field.stop
+        stub = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
+        stub.data_location = onnx.TensorProto.EXTERNAL
+        begin, stop = weight.raw
+        place = {"location": file.path.resolve().name, "offset": begin, "length": stop - begin}
+        for key, value in place.items():
+            stub.external_data.add(key=key, value=str(value))
+        body = stub.SerializeToString()
+        parts += (tag(5, len(body)), body)
+    parts.append(file.data[position : graph.stop])
+    own = {info.name for info in file.outputs}
+    for name, info in taps.items():
+        if name not in own:
+            body = info.SerializeToString()
+            parts += (tag(_OUTPUT, len(body)), body)
+    header = file.header.SerializeToString()
+    return b"".join([header, tag(_GRAPH, sum(map(len, parts))), *parts])

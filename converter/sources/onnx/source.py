@@ -1,0 +1,134 @@
+"""An ONNX file as a source: the verbs of `converter.model.Source`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from converter.errors import SourceError, TargetError, ValidationError
+from converter.model import Array, Boundary, Dim, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.onnxfile import OnnxFile, referring
+from converter.runtime import Session
+from converter.sources.onnx.names import Names
+
+__all__ = ["OnnxSource", "open_onnx_file"]
+
+
+def open_onnx_file(path: Path, *, trust: bool = False, custom_ops: Sequence[Path] = ()) -> OnnxSource:
+    """An ONNX file as a source.
+
+    Args:
+        path: the file.
+        trust: follow links from its external data out of its folder.
+        custom_ops: libraries of operators for ONNX Runtime, which run their code.
+
+    Raises:
+        SourceError: it is not there, or no ONNX model.
+    """
+    return OnnxSource(OnnxFile(path, trust=trust), custom_ops)
+
+
+class OnnxSource:
+    """An ONNX file, seen through the verbs that every source has; ONNX Runtime is its framework."""
+
+    packages: tuple[str, ...] = ()
+    origin: str | None = None  # opening is quicker than any cache
+
+    def __init__(self, file: OnnxFile, custom_ops: Sequence[Path] = ()) -> None:
+        self.file = file
+        self.info = SourceInfo("onnx", file.path.stem, str(file.path), "file", True)
+        self._custom_ops = tuple(custom_ops)
+        self._names = Names(file, self._boundary)
+        self._wanted: tuple[str, ...] = ()
+        self._taps: tuple[tuple[str, ...], Session] | None = None
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return tuple(self._spec(info) for info in self.file.inputs if info.name not in self.file.weights)
+
+    @property
+    def outputs(self) -> tuple[Boundary, ...]:
+        return tuple(self._boundary(info.name) for info in self.file.outputs)
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        found = [self._names.find(name) for name in self._wanted]
+        if found and all(found):
+            return tuple(layer for layer in found if layer is not None)
+        return tuple(self._names.all())
+
+    def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
+        del trunk  # nothing is traced: what comes after a cut costs nothing
+        self._wanted = tuple(names)
+
+    def export(self, sinks: Sequence[Boundary], opset: int | None) -> LayeredModel:
+        del sinks, opset  # the file is what it is; finishing takes pieces of it to another opset
+        return LayeredModel(self.file, self.inputs, self.outputs, self.layers, anywhere=self._boundary)
+
+    def weights(self) -> dict[str, Any]:
+        raise TargetError("the weights of an ONNX file have no names but those in the file")
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """The uncut file in ONNX Runtime, without its optimizations, with the wanted tensors as outputs."""
+        names = tuple(dict.fromkeys(boundary.value for boundary in wanted))
+        if self._taps is None or self._taps[0] != names:
+            infos = self.file.typed(names)
+            taps = {name: infos.get(name, onnx.ValueInfoProto(name=name)) for name in names}
+            model = referring(self.file, taps)
+            folder = self.file.path.resolve().parent
+            try:
+                session = Session(model, folder=folder, optimize=False, custom_ops=self._custom_ops)
+            except ValidationError as error:
+                raise SourceError(
+                    f"ONNX Runtime cannot run {self.file.path.name}: {error.message}", hint=self._hint(error)
+                ) from error
+            self._taps = names, session
+        return self._taps[1].run(feeds, names)
+
+    def _hint(self, error: ValidationError) -> str | None:
+        known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {f.domain for f in self.file.header.functions}
+        other = sorted({o.domain for o in self.file.header.opset_import} - known)
+        if other and not self._custom_ops:
+            return (
+                f"it has operators of {', '.join(other)}: --custom-ops LIB names the library that runs them, "
+                "--no-validate cuts without running anything"
+            )
+        return error.hint
+
+    def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
+        raise TargetError("an ONNX file has no framework besides ONNX")
+
+    def _boundary(self, name: str) -> Boundary:
+        info = self.file.typed([name]).get(name)
+        return Boundary(self._spec(info) if info is not None else TensorSpec(name, ("...",), "unknown"), name)
+
+    def _spec(self, info: onnx.ValueInfoProto) -> TensorSpec:
+        return TensorSpec(info.name, *_shape_and_dtype(info.type, info.name))
+
+
+def _shape_and_dtype(kind: onnx.TypeProto, name: str) -> tuple[tuple[Dim, ...], str]:
+    which = kind.WhichOneof("value")
+    if which == "sequence_type":
+        return (), f"sequence({_shape_and_dtype(kind.sequence_type.elem_type, name)[1]})"
+    if which == "optional_type":
+        return (), f"optional({_shape_and_dtype(kind.optional_type.elem_type, name)[1]})"
+    if which not in ("tensor_type", "sparse_tensor_type"):
+        return ("...",), which or "unknown"
+    tensor = getattr(kind, which)
+    if not tensor.HasField("shape"):
+        return ("...",), _dtype(tensor.elem_type)
+    sizes: list[Dim] = []
+    for axis, size in enumerate(tensor.shape.dim):
+        if size.HasField("dim_value"):
+            sizes.append(size.dim_value)
+        else:
+            sizes.append(size.dim_param or f"{name}_dim{axis}")
+    return tuple(sizes), _dtype(tensor.elem_type)
+
+
+def _dtype(number: int) -> str:
+    name = onnx.TensorProto.DataType.Name(number).lower()
+    return {"float": "float32", "double": "float64"}.get(name, name)
