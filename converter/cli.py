@@ -66,7 +66,8 @@ CustomOption = Annotated[
 CustomOpsOption = Annotated[
     list[Path] | None,
     typer.Option(
-        help="Library of operators for ONNX Runtime to load (repeatable); it runs its code.", show_default=False
+        help="Library of operators for ONNX Runtime to load (repeatable); it runs its code.",
+        show_default=False,
     ),
 ]
 NoCacheOption = Annotated[

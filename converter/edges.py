@@ -12,7 +12,7 @@ _RANDOM = frozenset(
 
 
 def is_random(op_type: str, inputs: Sequence[str]) -> bool:
-    """Whether a node of this kind gives other values each time it runs: it must not run on both sides of a cut."""
+    """Whether such a node gives other values each time it runs, so that it must run once."""
     return op_type in _RANDOM or (op_type == "Dropout" and len(inputs) > 2 and bool(inputs[2]))
 
 
@@ -101,12 +101,12 @@ class Edges:
                 stack.extend([value for value in reads[node] if value not in seen])
         return nodes
 
-    def varying(self) -> set[int]:
-        """The values that depend on the contents of an input, or on chance.
+    def varying(self, also: Iterable[int] = ()) -> set[int]:
+        """The values that depend on the contents of an input, on chance, or on one of `also`.
 
         The rest are constants, or computed from the sizes of inputs alone.
         """
-        found = set(self.inputs)
+        found = {*self.inputs, *also}
         for node, reads in enumerate(self.reads):
             if node in self.random or (node not in self.sizes and not found.isdisjoint(reads)):
                 found.update(self.writes[node])

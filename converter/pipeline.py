@@ -45,7 +45,7 @@ class Request:
         seed: seed of those.
         validate: False writes without proof, marked UNVALIDATED.
         trust: the source was opened with trust; its native models may need it, too.
-        external_data: weights of `.onnx` files in a file beside: `auto` (where they are large), `always`, `never`.
+        external_data: weights of `.onnx` files in a file beside: `auto` (large ones), `always`, `never`.
         link: external data of an ONNX source stay where they are; the output folder gets hard links.
         custom_ops: libraries of operators for ONNX Runtime.
     """
@@ -72,9 +72,7 @@ class Request:
         if unknown or not self.targets:
             raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
         if self.external_data not in _EXTERNAL_DATA:
-            raise UsageError(
-                f"external data {self.external_data!r}: expected {', '.join(_EXTERNAL_DATA)}"
-            )
+            raise UsageError(f"external data {self.external_data!r}: expected {', '.join(_EXTERNAL_DATA)}")
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
@@ -281,7 +279,9 @@ def _write(
             about: dict[str, Any] = {"bytes": file.stat().st_size}
             if request.validate:  # an unproven file needs no digest, and a large one costs more than the cut
                 about["sha256"] = sha256_of(file).removeprefix("sha256:")
-            written.append({"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder)), **about})
+            written.append(
+                {"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder)), **about}
+            )
     return written
 
 

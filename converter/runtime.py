@@ -1,4 +1,4 @@
-"""ONNX Runtime: the judge of what is written, and the framework of ONNX files. The only module that imports it."""
+"""ONNX Runtime: the judge of what is written, the framework of ONNX files. No other module imports it."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ class Session:
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         if folder is not None:
-            options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder)
+            )
         if not optimize:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         settings: dict[str, str] = {}

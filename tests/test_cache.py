@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 
 import converter
-from converter.sources import Store
-from converter.sources.cache import CachedSource
+from converter.sources.cache import CachedSource, Store
 from converter.sources.keras.source import KerasSource
 from converter.sources.torch.source import TorchSource
 from tests.conftest import ROOT
@@ -174,7 +173,7 @@ def test_the_cache_is_bounded_and_what_was_used_last_stays(
 
 WRITER = """
 import sys
-from converter.sources import Store
+from converter.sources.cache import Store
 store = Store()
 for number in range(200):
     store.put(f"{number % 5}" * 64, {"n": number % 5}, bytes([number % 5]) * 100_000)

@@ -230,7 +230,9 @@ def test_files_that_are_not_models(model_file: Path) -> None:
         archive.writestr("hello.txt", "hello")
     assert "without config.json" in refused(3, "convert", "other.keras")
     Path("thing.onnx").write_bytes(b"x")
-    assert "not a kind of file" in refused(3, "convert", "thing.onnx")
+    assert "not a readable ONNX file" in refused(3, "convert", "thing.onnx")
+    Path("thing.tflite").write_bytes(b"x")
+    assert "not a kind of file" in refused(3, "convert", "thing.tflite")
 
 
 @pytest.mark.parametrize("kept", [0.2, 0.9, 0.999])

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from converter import runtime as module
 from converter.errors import UsageError, ValidationError
 from converter.runtime import Session, provider_for
-from converter import runtime as module
 
 
 def test_providers() -> None:

@@ -12,7 +12,7 @@ from torch import nn
 
 import converter
 from converter.errors import UsageError
-from converter.sources import Store
+from converter.sources.cache import Store
 
 
 def weights_of(folder: Path, role: str) -> set[str]:

@@ -4,12 +4,13 @@ from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import ExternalData, Span
 from converter.onnxfile.file import OnnxFile
 from converter.onnxfile.skeleton import referring
-from converter.onnxfile.tensors import Weight
+from converter.onnxfile.tensors import SMALL, Weight
 from converter.onnxfile.writer import ALIGNMENT, ONE_FILE_LIMIT, write_excerpt
 
 __all__ = [
     "ALIGNMENT",
     "ONE_FILE_LIMIT",
+    "SMALL",
     "Excerpt",
     "ExternalData",
     "OnnxFile",

@@ -89,7 +89,7 @@ class Excerpt:
             yield from (file.node(number) for number in self.numbers)
 
     def header(self) -> onnx.ModelProto:
-        """The model without its graph: opset imports and local functions that are used, all else as it was."""
+        """The model without its graph; of opset imports and local functions those that are used."""
         header = onnx.ModelProto()
         header.CopyFrom(self.file.header)
         if len(header.opset_import) < 2 and not header.functions:

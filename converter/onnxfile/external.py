@@ -1,4 +1,4 @@
-"""External data of ONNX files, taken as hostile: regular files inside the model's folder, within their bounds."""
+"""External data of ONNX files: regular files inside the model's folder, read within their bounds."""
 
 from __future__ import annotations
 

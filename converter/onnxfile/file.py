@@ -1,7 +1,7 @@
 """An ONNX file, opened at the cost of its nodes: weights stay where they are until somebody writes them.
 
-The format is that of onnx.proto. The file is mapped and its fields are walked; small messages are parsed, and of
-those that hold weights only names, shapes and places are kept. What a piece keeps is later copied byte for byte.
+The format is that of onnx.proto. The file is mapped and its fields are walked; small messages are parsed, and
+of those that hold weights only names, shapes and places are kept. What a piece keeps is copied byte for byte.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import onnx
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import DecodeError
 
 from converter.edges import Edges
 from converter.errors import SourceError
@@ -33,7 +33,6 @@ _NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO, _ANNOTATION, _SPARSE = 1, 5, 
 # Nodes above this size are looked into for weights; others are parsed as they are.
 _LARGE_NODE = 1 << 12
 _RUN = 1 << 18
-_M = TypeVar("_M", bound=Message)
 
 
 class OnnxFile:
@@ -103,7 +102,7 @@ class OnnxFile:
                 raise WireError(f"two initializers are called {weight.name!r}")
             self.weights[weight.name] = weight
 
-    def _parsed(self, kind: type[_M], field: Field) -> _M:
+    def _parsed(self, kind: Any, field: Field) -> Any:
         return kind.FromString(self.data[field.start : field.stop])
 
     @property
@@ -121,9 +120,12 @@ class OnnxFile:
     def node(self, number: int, *, whole: bool = False) -> onnx.NodeProto:
         """A node; without its large constants unless the whole is asked for."""
         start, stop = self._nodes.start[number], self._nodes.stop[number]
-        if whole or stop - start < _LARGE_NODE:
-            return onnx.NodeProto.FromString(self.data[start:stop])
-        return onnx.NodeProto.FromString(without_payloads(self.data, start, stop, "NodeProto"))
+        small = whole or stop - start < _LARGE_NODE
+        node = onnx.NodeProto()
+        node.ParseFromString(
+            self.data[start:stop] if small else without_payloads(self.data, start, stop, "NodeProto")
+        )
+        return node
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
         """Every node in running order, without large constants; a few at a time are in memory."""
@@ -131,7 +133,9 @@ class OnnxFile:
         count, first = len(self), 0
         while first < count:
             last = first
-            while last < count and stop[last] - start[last] < _LARGE_NODE and stop[last] - begin[first] < _RUN:
+            while (
+                last < count and stop[last] - start[last] < _LARGE_NODE and stop[last] - begin[first] < _RUN
+            ):
                 last += 1
                 if last < count and begin[last] != stop[last - 1]:
                     break
@@ -159,7 +163,7 @@ class OnnxFile:
             raise SourceError(f"{self.path} is not a readable ONNX file: {error}") from error
 
     def typed(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
-        """Types and shapes of these values: what the file says, else what ONNX infers; unknown ones are missing."""
+        """Types and shapes of these values: what the file says, else what ONNX infers, else missing."""
         names = set(wanted)
         missing = names - self._typed.keys()
         if missing:
@@ -242,5 +246,3 @@ def _mapped(path: Path) -> tuple[int, Any, int]:
     except BaseException:
         os.close(handle)
         raise
-
-

@@ -18,45 +18,67 @@ __all__ = ["OutOfOrderError", "captured", "index_nodes", "inner_graphs", "runnin
 
 
 def index_nodes(file: OnnxFile) -> Edges:
-    """The edges of the main graph. Nodes keep their numbers in the file, which must be in running order."""
-    edges = Edges()
-    for info in file.inputs:
-        if info.name not in file.weights:
-            edges.add_input(info.name, [size for size in symbolic_sizes(info) if size])
-    known = {info.name for info in file.inputs} | set(file.weights)
-    inputs = {info.name: symbolic_sizes(info) for info in file.inputs if info.name not in file.weights}
-    draws = _random_functions(file.header.functions)
+    """The edges of the main graph, whose nodes keep their numbers.
+
+    Raises:
+        OutOfOrderError: a node reads what no node before it computes.
+        SourceError: two nodes compute the same, or an output is not computed.
+    """
+    index = _Index(file)
     for number, node in enumerate(file.nodes()):
-        reads = list(node.input)
+        index.add(number, node)
+    for info in file.outputs:
+        if info.name not in index.known:
+            raise SourceError(f"{file.path}: the output {info.name!r} is not computed")
+    return index.edges
+
+
+class _Index:
+    """The edges of the nodes seen so far."""
+
+    def __init__(self, file: OnnxFile) -> None:
+        self.file = file
+        self.edges = Edges()
+        self.known = {info.name for info in file.inputs} | set(file.weights)
+        self.sizes = {i.name: symbolic_sizes(i) for i in file.inputs if i.name not in file.weights}
+        self.draws = _random_functions(file.header.functions)
+        for name, sizes in self.sizes.items():
+            self.edges.add_input(name, filter(None, sizes))
+
+    def add(self, number: int, node: onnx.NodeProto) -> None:
+        """The next node."""
+        reads, writes = list(node.input), node.output
         graphs = inner_graphs(node)
         for graph in graphs:
             reads += captured(graph)
-        writes = node.output
+        known = self.known
         for name in reads:
             if name and name not in known:
                 raise OutOfOrderError(f"node {_called(node, number)} reads {name!r}")
         for name in writes:
             if name in known:
-                raise SourceError(f"{file.path}: {name!r} is computed twice, or is an input as well")
+                raise SourceError(f"{self.file.path}: {name!r} is computed twice, or is an input as well")
             if name:
                 known.add(name)
-        edges.add_node(reads, writes)
+        self.edges.add_node(reads, writes)
         if _refers_outside(node, graphs):
-            file.nodes_with_external_data.add(number)
-        if is_random(node.op_type, node.input) or (node.domain, node.op_type) in draws or _draws(graphs):
-            edges.random.add(number)
+            self.file.nodes_with_external_data.add(number)
+        if is_random(node.op_type, node.input) or (node.domain, node.op_type) in self.draws or _draws(graphs):
+            self.edges.random.add(number)
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Shape") and reads and writes:
+            self._note(number, node)
+
+    def _note(self, number: int, node: onnx.NodeProto) -> None:
+        """Pairs of quantisation, and sizes that are read from an input."""
+        edges, data = self.edges, node.input[0]
         if node.op_type == "QuantizeLinear":
-            edges.quantized[edges.value(writes[0])] = []
-        elif node.op_type == "DequantizeLinear" and (value := edges.ids[reads[0]]) in edges.quantized:
-            edges.quantized[value].append(number)
-        elif node.op_type == "Shape" and node.input and node.input[0] in inputs:
-            symbol = _size_read(node, inputs[node.input[0]])
+            edges.quantized[edges.value(node.output[0])] = []
+        elif node.op_type == "DequantizeLinear" and edges.ids.get(data) in edges.quantized:
+            edges.quantized[edges.ids[data]].append(number)
+        elif node.op_type == "Shape" and data in self.sizes:
+            symbol = _size_read(node, self.sizes[data])
             if symbol is not None:
                 edges.sizes[number] = symbol
-    for info in file.outputs:
-        if info.name not in known:
-            raise SourceError(f"{file.path}: the output {info.name!r} is not computed")
-    return edges
 
 
 class OutOfOrderError(Exception):
@@ -97,7 +119,9 @@ def running_order(file: OnnxFile) -> list[int]:
                 heapq.heappush(ready, reader)
     if len(order) < len(reads):
         stuck = next(number for number, count in enumerate(waiting) if count)
-        raise SourceError(f"{file.path}: node {_called(file.node(stuck), stuck)} reads what depends on itself")
+        raise SourceError(
+            f"{file.path}: node {_called(file.node(stuck), stuck)} reads what depends on itself"
+        )
     return order
 
 

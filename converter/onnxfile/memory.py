@@ -42,12 +42,12 @@ def as_model(excerpt: Excerpt) -> ir.Model:
 
 def _tensor(excerpt: Excerpt, weight: Weight) -> ir.TensorProtocol:
     def read() -> ir.TensorProtocol:
-        if weight.entries is None:
-            return ir.from_proto(onnx.TensorProto.FromString(_message(excerpt, weight)))
-        span = excerpt.file.external.span(weight.name, weight.entries, weight.nbytes)
         tensor = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-        tensor.raw_data = span.read()
-        return ir.from_proto(tensor)
+        if weight.entries is None:
+            tensor.ParseFromString(_message(excerpt, weight))
+        else:
+            tensor.raw_data = excerpt.file.external.span(weight.name, weight.entries, weight.nbytes).read()
+        return ir.serde.deserialize_tensor(tensor)
 
     return ir.LazyTensor(read, ir.DataType(weight.dtype), ir.Shape(weight.dims), name=weight.name)
 

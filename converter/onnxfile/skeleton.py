@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx
@@ -16,38 +17,61 @@ if TYPE_CHECKING:
 __all__ = ["infer_types", "referring"]
 
 _GRAPH, _OUTPUT = 7, 12
+# Nodes whose types are inferred together: a bound on memory, and further than sizes are reckoned with.
+_AT_ONCE = 2048
 
 
 def infer_types(file: OnnxFile, names: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
-    """Types and shapes of these values as ONNX's shape inference finds them; those it cannot tell are missing.
+    """Types and shapes of these values as ONNX's shape inference finds them; the others are missing.
 
     Only what the values are computed from is looked at, and no large weights.
     """
     edges = file.edges
     wanted = {name for name in names if name in edges.ids}
     numbers = sorted(edges.nodes_for(edges.ids[name] for name in wanted))
+    found: dict[str, onnx.ValueInfoProto] = {}
+    last_read = array("q", [-1]) * len(edges.names)
+    for number in numbers:
+        for value in edges.reads[number]:
+            last_read[value] = number
+    for first in range(0, len(numbers), _AT_ONCE):
+        part = numbers[first : first + _AT_ONCE]
+        for info in _inferred(file, part, found):
+            if info.name in wanted or last_read[edges.ids[info.name]] > part[-1]:
+                found[info.name] = onnx.ValueInfoProto()
+                found[info.name].CopyFrom(info)  # `info` itself would keep all of the part in memory
+    return {name: found[name] for name in wanted if name in found and found[name].type.WhichOneof("value")}
+
+
+def _inferred(
+    file: OnnxFile, numbers: Sequence[int], before: Mapping[str, onnx.ValueInfoProto]
+) -> Iterable[onnx.ValueInfoProto]:
+    """What ONNX's shape inference says of what some nodes write, given what it said of those before."""
+    edges = file.edges
     model = onnx.ModelProto()
     model.CopyFrom(file.header)
     graph = model.graph
     graph.name = "g"
     graph.node.extend(file.node(number) for number in numbers)
     graph.input.extend(file.inputs)
-    graph.output.extend(info for info in file.outputs if info.name in wanted)
-    given = {edges.names[v] for n in numbers for v in edges.reads[n]}
+    graph.output.extend(file.outputs)
+    reads = {edges.names[v] for n in numbers for v in edges.reads[n]}
+    graph.input.extend(before[name] for name in reads if name in before)
     known = file.types({edges.names[v] for n in numbers for v in edges.writes[n]})
     graph.value_info.extend(known.values())
     for name, weight in file.weights.items():
-        if name in given and not weight.is_sparse:
+        if name in reads and not weight.is_sparse:
             graph.initializer.append(_stub(file, weight))
     inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
-    found = {info.name: info for info in (*inferred.value_info, *inferred.output)}
-    return {name: found[name] for name in wanted if name in found and found[name].type.WhichOneof("value")}
+    return [info for info in (*inferred.value_info, *inferred.output) if info.name in edges.ids]
 
 
 def _stub(file: OnnxFile, weight: Weight) -> onnx.TensorProto:
     field = next(fields(file.data, weight.begin, weight.stop))
     body = without_payloads(file.data, field.start, field.stop, "TensorProto")
-    return onnx.TensorProto.FromString(body)
+    stub = onnx.TensorProto()
+    stub.ParseFromString(body)
+    return stub
 
 
 def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> bytes:

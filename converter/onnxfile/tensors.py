@@ -11,7 +11,7 @@ import onnx
 
 from converter.onnxfile.wire import BYTES, Field, WireError, fields, tag, varints
 
-__all__ = ["BITS", "Weight", "without_payloads"]
+__all__ = ["BITS", "SMALL", "Weight", "without_payloads"]
 
 # Bits of an element by TensorProto.DataType; strings have none.
 BITS = {
@@ -27,7 +27,7 @@ _DIMS, _DTYPE, _STRINGS, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 
 # float, int32, string, int64, raw, double and uint64 data.
 _PAYLOADS = frozenset((4, 5, 6, 7, 9, 10, 11))
 # Payloads up to this size stay: shapes and axes are read from them.
-_SMALL = 1 << 10
+SMALL = 1 << 10
 
 
 @dataclasses.dataclass(slots=True)
@@ -165,7 +165,7 @@ def without_payloads(data: Any, start: int, stop: int, kind: str, depth: int = 0
     parts: list[bytes] = []
     for field in fields(data, start, stop):
         inner = _INNER.get(kind, {}).get(field.number)
-        if kind == "TensorProto" and field.number in _PAYLOADS and stop - start > _SMALL:
+        if kind == "TensorProto" and field.number in _PAYLOADS and stop - start > SMALL:
             continue
         if inner is not None and field.kind == BYTES:
             body = without_payloads(data, field.start, field.stop, inner, depth + 1)

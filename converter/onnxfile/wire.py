@@ -1,7 +1,7 @@
 """Protobuf's wire format: where the fields of a message are, without reading what is in them.
 
 Source of the format: https://protobuf.dev/programming-guides/encoding. Every length and every tag is checked
-against the end of the message that it stands in, so a walk ends after at most as many steps as there are bytes.
+against the end of its message, so a walk ends after at most as many steps as there are bytes.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from typing import NamedTuple, Protocol
 __all__ = ["Field", "WireError", "fields", "tag", "varint", "varints"]
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+_FIXED = {FIXED64: 8, FIXED32: 4}
+_KINDS = frozenset((VARINT, BYTES, *_FIXED))
 
 
 class WireError(ValueError):
@@ -79,31 +81,20 @@ def fields(data: Buffer, start: int, end: int) -> Iterator[Field]:
         if key >= 0x80:
             key, position = varint(data, begin, end)
         number, kind = key >> 3, key & 7
-        if number == 0 or key >= 1 << 32:
-            raise WireError(f"no field has the number {number}, at byte {begin}")
-        after = position
-        if kind == BYTES:
-            if position >= end:
-                raise WireError(f"the message ends inside field {number}, at byte {begin}")
-            length = data[position]
-            position += 1
-            if length >= 0x80:
-                length, position = varint(data, position - 1, end)
-            after = position
-            position += length
-        elif kind == VARINT:
-            _, position = varint(data, position, end)
-        elif kind == FIXED64:
-            position += 8
-        elif kind == FIXED32:
-            position += 4
+        if number == 0 or key >= 1 << 32 or kind not in _KINDS:
+            raise WireError(f"no field has the number {number} and the type {kind}, at byte {begin}")
+        payload = position
+        if kind in _FIXED:
+            position += _FIXED[kind]
         else:
-            raise WireError(f"field {number} has the unknown type {kind}, at byte {begin}")
+            value, position = varint(data, position, end)
+            if kind == BYTES:
+                payload, position = position, position + value
         if position > end:
             raise WireError(
                 f"field {number} at byte {begin} reaches to byte {position}, but its message ends at {end}"
             )
-        yield Field(number, kind, begin, after, position)
+        yield Field(number, kind, begin, payload, position)
 
 
 def varints(data: Buffer, field: Field) -> list[int]:

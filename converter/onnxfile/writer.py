@@ -15,7 +15,7 @@ from converter.errors import SourceError, TargetError
 from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import Span
 from converter.onnxfile.index import inner_graphs
-from converter.onnxfile.tensors import BITS, Weight
+from converter.onnxfile.tensors import BITS, SMALL, Weight
 from converter.onnxfile.wire import tag
 
 __all__ = ["ALIGNMENT", "ONE_FILE_LIMIT", "write_excerpt"]
@@ -33,7 +33,12 @@ Part = bytes | Span
 
 
 def write_excerpt(
-    excerpt: Excerpt, path: Path, metadata: Mapping[str, str], *, beside: bool | None = None, link: bool = False
+    excerpt: Excerpt,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    beside: bool | None = None,
+    link: bool = False,
 ) -> list[Path]:
     """Write a piece of a file; returns the files made.
 
@@ -59,7 +64,7 @@ def write_excerpt(
     linked: dict[str, None] = {}
     with contextlib.ExitStack() as stack:
         store = stack.enter_context(data.open("wb")) if data else None
-        parts = list(_nodes(excerpt))
+        parts = list(_joined(_nodes(excerpt)))
         for weight in excerpt.weights:
             if link and weight.entries is not None:
                 file.external.span(weight.name, weight.entries, weight.nbytes)
@@ -99,7 +104,9 @@ def _nodes(excerpt: Excerpt) -> Iterable[Part]:
             body = node.SerializeToString(deterministic=True)
             yield tag(_NODE, len(body)) + body
     for name, new in excerpt.copied:
-        body = onnx.NodeProto(op_type="Identity", name=f"{new}/copy", input=[name], output=[new]).SerializeToString()
+        body = onnx.NodeProto(
+            op_type="Identity", name=f"{new}/copy", input=[name], output=[new]
+        ).SerializeToString()
         yield tag(_NODE, len(body)) + body
 
 
@@ -107,7 +114,9 @@ def _ends(excerpt: Excerpt) -> list[Part]:
     """Everything of the graph that is neither nodes nor weights."""
     file = excerpt.file
     ends = {info.name for info in (*excerpt.inputs, *excerpt.outputs)}
-    messages: list[tuple[int, Any]] = [(_INPUT, info) for info in (*excerpt.inputs, *excerpt.weights_as_inputs)]
+    messages: list[tuple[int, Any]] = [
+        (_INPUT, info) for info in (*excerpt.inputs, *excerpt.weights_as_inputs)
+    ]
     messages += [(_OUTPUT, info) for info in excerpt.outputs]
     messages += [(_ANNOTATION, note) for note in excerpt.annotations]
     parts: list[Part] = [file.about.SerializeToString(deterministic=True)]
@@ -125,12 +134,12 @@ def _weight(excerpt: Excerpt, weight: Weight, store: BinaryIO | None) -> list[Pa
     whole = Span(file.handle, weight.begin, weight.stop - weight.begin)
     if weight.entries is not None:
         payload = file.external.span(weight.name, weight.entries, weight.nbytes)
-    elif weight.raw is None or weight.is_sparse or store is None:
+    elif weight.raw is None or weight.is_sparse or store is None or weight.nbytes <= SMALL:
         return [whole]
     else:
         payload = Span(file.handle, weight.raw[0], weight.raw[1] - weight.raw[0])
     head = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-    if store is None:
+    if store is None or payload.length <= SMALL:
         start = head.SerializeToString() + tag(_RAW, payload.length)
         return [tag(_INITIALIZER, len(start) + payload.length) + start, payload]
     store.write(b"\0" * (-store.tell() % ALIGNMENT))
@@ -224,5 +233,3 @@ def _link(source: Path, target: Path) -> Path:
             hint="--link needs the output on the file system of the source; without it weights are copied",
         ) from error
     return target
-
-

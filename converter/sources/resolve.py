@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from converter.model import Source
 
 __all__ = ["Opening", "resolve"]
 
-_KERAS_FILES = (".keras", ".h5", ".hdf5")
-_TORCH_FILES = (".pt", ".pth", ".bin", ".safetensors")
 _EXPECTED = (
     "a source is keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME, FILE.keras, "
-    "FILE.h5, FILE.onnx, FILE.py:FACTORY, FILE.pth or FILE.pt2, or, in Python, a live keras.Model or torch.nn.Module"
+    "FILE.h5, FILE.onnx, FILE.py:FACTORY, FILE.pth or FILE.pt2, or, in Python, a live keras.Model or "
+    "torch.nn.Module"
 )
 
 
@@ -66,31 +66,12 @@ def _opened(source: str | Path | Any, how: Opening) -> Source:
         return _live(source, how)
     text = str(source)
     path = Path(text)
-    if path.suffix.casefold() == ".onnx":
-        from converter.sources.onnx import open_onnx_file
-
-        _refuse_torch_options(f"{text} is an ONNX file", how)
-        if how.weights not in ("pretrained", "auto"):
-            raise SourceError(f"{path} brings its own weights: --weights {how.weights} does not apply")
-        return open_onnx_file(path, trust=how.trust, custom_ops=how.custom_ops)
-    if how.custom_ops:
+    suffix = path.suffix.casefold()
+    if how.custom_ops and suffix != ".onnx":
         raise SourceError(f"{text!r} is no ONNX file: --custom-ops does not apply")
-    if path.suffix.casefold() in _KERAS_FILES:
-        from converter.sources.keras import open_keras_file
-
-        _refuse_torch_options(f"{text} is a Keras model", how)
-        return open_keras_file(
-            path, weights=how.weights, seed=how.seed, trust=how.trust, custom_objects=how.custom_objects
-        )
-    if path.suffix.casefold() in (*_TORCH_FILES, ".pt2"):
-        from converter.sources.torch import open_exported, open_pickle
-
-        if how.weights not in ("pretrained", "auto"):
-            raise SourceError(f"{path} brings its own weights: --weights {how.weights} does not apply")
-        if path.suffix.casefold() == ".pt2":
-            _refuse_torch_options(f"{path} is a program", how)
-            return open_exported(path, trust=how.trust)
-        return open_pickle(path, example=how.example, dynamic=how.dynamic, trust=how.trust)
+    for suffixes, opener in _FILES:
+        if suffix in suffixes:
+            return opener(path, how)
     if how.trust or how.custom_objects is not None:
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
     prefix, colon, name = text.rpartition(":")
@@ -108,6 +89,38 @@ def _opened(source: str | Path | Any, how: Opening) -> Source:
     return _named(prefix, name, how) if colon else _bare(text, how)
 
 
+def _onnx_file(path: Path, how: Opening) -> Source:
+    from converter.sources.onnx import open_onnx_file
+
+    _refuse_torch_options(f"{path} is an ONNX file", how)
+    _refuse_weights(path, how)
+    return open_onnx_file(path, trust=how.trust, custom_ops=how.custom_ops)
+
+
+def _keras_file(path: Path, how: Opening) -> Source:
+    from converter.sources.keras import open_keras_file
+
+    _refuse_torch_options(f"{path} is a Keras model", how)
+    return open_keras_file(
+        path, weights=how.weights, seed=how.seed, trust=how.trust, custom_objects=how.custom_objects
+    )
+
+
+def _torch_file(path: Path, how: Opening) -> Source:
+    from converter.sources.torch import open_exported, open_pickle
+
+    _refuse_weights(path, how)
+    if path.suffix.casefold() == ".pt2":
+        _refuse_torch_options(f"{path} is a program", how)
+        return open_exported(path, trust=how.trust)
+    return open_pickle(path, example=how.example, dynamic=how.dynamic, trust=how.trust)
+
+
+_FILES: tuple[tuple[tuple[str, ...], Callable[[Path, Opening], Source]], ...] = (
+    ((".onnx",), _onnx_file),
+    ((".keras", ".h5", ".hdf5"), _keras_file),
+    ((".pt", ".pth", ".bin", ".safetensors", ".pt2"), _torch_file),
+)
 _PREFIXES = ("keras", "torchvision", "timm", "transformers")
 
 
@@ -148,6 +161,11 @@ def _has_example(how: Opening) -> bool:
 def _refuse_torch_options(what: str, how: Opening) -> None:
     if _has_example(how) or how.dynamic:
         raise SourceError(f"{what}, which knows its inputs: neither example nor dynamic apply")
+
+
+def _refuse_weights(path: Path, how: Opening) -> None:
+    if how.weights not in ("pretrained", "auto"):
+        raise SourceError(f"{path} brings its own weights: --weights {how.weights} does not apply")
 
 
 def _live(model: Any, how: Opening) -> Source:

@@ -78,7 +78,9 @@ def _sizes_from(
         node = file.node(number)
         node.input[0] = name
         del node.attribute[:]
-        node.attribute.extend(onnx.helper.make_attribute(k, v) for k, v in (("start", axis), ("end", axis + 1)))
+        node.attribute.extend(
+            onnx.helper.make_attribute(k, v) for k, v in (("start", axis), ("end", axis + 1))
+        )
         changed[number] = node
     return changed
 

@@ -14,9 +14,7 @@ from converter.surgery.sizes import read_from
 __all__ = ["cut_graph"]
 
 
-def cut_graph(
-    model: LayeredModel, role: str, starts: Sequence[Boundary], ends: Sequence[Boundary]
-) -> Piece:
+def cut_graph(model: LayeredModel, role: str, starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Piece:
     """`cut` of an onnx_ir model."""
     assert isinstance(model.graph, ir.Model)
     graph = model.graph.clone()

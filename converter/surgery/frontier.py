@@ -44,14 +44,16 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
     dequantised to, so that such pairs stay whole.
     """
     edges = edges_of(model.graph)
-    varying = edges.varying()
-    sizes = edges.symbols_of_constants(varying)
     wanted = {edges.ids[b.value]: b for b in starts}
+    varying = edges.varying(also=wanted)
+    sizes = edges.symbols_of_constants(varying)
     near = edges.upstream(wanted) & varying
     together = [node for node in edges.random if not near.isdisjoint(edges.writes[node])]
     together += [node for value, nodes in edges.quantized.items() if value in near for node in nodes]
     near.update(value for node in together for value in edges.writes[node])
-    met, needed = _walk_back(model, edges, [edges.ids[b.value] for b in ends], set(wanted), near, varying, sizes)
+    met, needed = _walk_back(
+        model, edges, [edges.ids[b.value] for b in ends], set(wanted), near, varying, sizes
+    )
     known = {size for value in met for size in _symbols(model, edges, value)}
     for value, symbols in edges.symbols.items():
         if (needed - known) & set(symbols):
@@ -63,9 +65,7 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
     return Frontier(
         cut=tuple(b for value, b in wanted.items() if value in met),
         crossing=tuple(_boundary(model, edges, value) for value in crossing),
-        inputs=tuple(
-            sorted(edges.names[v] for v in met if v not in edges.producer and v not in wanted)
-        ),
+        inputs=tuple(sorted(edges.names[v] for v in met if v not in edges.producer and v not in wanted)),
         idle=tuple(b for value, b in wanted.items() if value not in met),
     )
 

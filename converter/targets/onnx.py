@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 import onnx
 
 from converter.errors import TargetError
 from converter.model import Piece
-from converter.onnxfile import ALIGNMENT, ONE_FILE_LIMIT, Excerpt, write_excerpt
+from converter.onnxfile import ALIGNMENT, ONE_FILE_LIMIT, SMALL, Excerpt, write_excerpt
 from converter.onnxfile.wire import tag
 
 __all__ = ["FRAMEWORK", "SUFFIX", "write"]
@@ -78,9 +79,12 @@ def _write_external(proto: onnx.ModelProto, tensors: Sequence[tuple[str, Any]], 
     data = path.with_name(path.name + ".data")
     with data.open("wb") as file:
         for name, tensor in tensors:
-            file.write(b"\0" * (-file.tell() % ALIGNMENT))
             stub = proto.graph.initializer.add()
             stub.ParseFromString(_head(name, tensor))
+            if tensor.nbytes <= SMALL:  # shapes and axes, which runtimes read before the data
+                stub.raw_data = _bytes(tensor).tobytes()
+                continue
+            file.write(b"\0" * (-file.tell() % ALIGNMENT))
             stub.data_location = onnx.TensorProto.EXTERNAL
             place = {"location": data.name, "offset": file.tell(), "length": tensor.nbytes}
             for key, value in place.items():
@@ -133,7 +137,11 @@ def _head(name: str, tensor: Any) -> bytes:
 
 
 def _write_bytes(file: BinaryIO, tensor: Any) -> None:
+    file.write(_bytes(tensor).data)
+
+
+def _bytes(tensor: Any) -> npt.NDArray[np.uint8]:
     array = np.ascontiguousarray(tensor.numpy())
     if array.nbytes != tensor.nbytes:
         raise ValueError(f"{tensor.name} has {array.nbytes} bytes, declared {tensor.nbytes}")
-    file.write(array.reshape(-1).view(np.uint8).data)
+    return array.reshape(-1).view(np.uint8)

@@ -60,7 +60,7 @@ def test_one_file(tmp_path: Path) -> None:
 
 
 def test_weights_apart_when_they_are_too_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(target, "_ONE_FILE_LIMIT", 1000)
+    monkeypatch.setattr(target, "ONE_FILE_LIMIT", 1000)
     made, arrays = piece()
     files = target.write(made, tmp_path / "trunk.onnx", {"a": "1", "b": "é"})
     assert [file.name for file in files] == ["trunk.onnx", "trunk.onnx.data"]

@@ -15,9 +15,8 @@ __all__ = ["Names"]
 class Names:
     """The names of one file.
 
-    A name is, in this order: a node's, a tensor's, a scope's. Of scopes by slashes the end is enough, as long as
-    it is the end of only one (`block1_conv1` for `model/block1_conv1`). Nodes of the same name are calls
-    (`relu@0`, `relu@1`).
+    A name is, in this order: a node's, a tensor's, a scope's. Of scopes by slashes the end is enough, if no
+    other ends so (`block1_conv1` for `model/block1_conv1`). Nodes of the same name are calls (`relu@0`).
 
     Args:
         file: the file.
@@ -31,18 +30,21 @@ class Names:
     def find(self, name: str) -> Layer | None:
         """The layer of this very name; None where there is none, or several."""
         edges = self._file.edges
+        numbers = self._called(name)
         base, at, index = name.rpartition("@")
-        if at and index.isdigit() and int(index) < len(self._nodes.get(base, ())):
-            return self._node(self._nodes[base][int(index)], name)
-        numbers = self._nodes.get(name, ())
-        if len(numbers) == 1:
-            return self._node(numbers[0], name)
+        if not numbers and at and index.isdigit():
+            calls = self._called(base)
+            numbers = calls[int(index) : int(index) + 1]
         if numbers:
-            return None
+            return self._node(numbers[0], name) if len(numbers) == 1 else None
         if name in edges.ids and edges.ids[name] in edges.producer:
             return self._tensor(name)
         scopes = [name] if name in self._scopes else self._by_end.get(name, [])
         return self._scope(scopes[0], name) if len(scopes) == 1 else None
+
+    def _called(self, name: str) -> list[int]:
+        """The nodes of this name."""
+        return [number for number, node in enumerate(self._file.nodes()) if name and node.name == name]
 
     def all(self) -> list[Layer]:
         """Every scope and every node, each after what it holds, in running order."""
@@ -68,10 +70,6 @@ class Names:
             name = node.name or next((output for output in node.output if output), "")
             found.setdefault(name, []).append(number)
         return found
-
-    @cached_property
-    def _kinds(self) -> list[str]:
-        return [node.op_type for node in self._file.nodes()]
 
     @cached_property
     def _scopes(self) -> dict[str, list[int]]:
@@ -109,13 +107,13 @@ class Names:
         return {self._file.edges.ids[info.name] for info in self._file.outputs}
 
     def _node(self, number: int, name: str) -> Layer:
-        return self._layer(name, self._kinds[number], [number], self._file.edges.writes[number])
+        return self._layer(name, self._file.node(number).op_type, [number], self._file.edges.writes[number])
 
     def _tensor(self, name: str) -> Layer:
         edges = self._file.edges
         value = edges.ids[name]
         number = edges.producer[value]
-        return self._layer(name, self._kinds[number], [number], [value])
+        return self._layer(name, self._file.node(number).op_type, [number], [value])
 
     def _scope(self, scope: str, name: str) -> Layer | None:
         """What leaves a scope are its tensors; None for a scope that only makes constants."""

@@ -20,8 +20,8 @@ _NAMESPACE = "namespace"
 def scopes_of(node: onnx.NodeProto) -> list[str]:
     """Names of the layers around a node, outermost first.
 
-    From the metadata that PyTorch's exporter or this package left, else from the node's name: exporters that
-    leave no metadata name nodes after their scope (`/layer3/layer3.0/conv1/Conv`, `model/block1_conv1/Conv2D`).
+    From the metadata that PyTorch's exporter or this package left, else from the node's name: other exporters
+    name nodes after their scope (`/layer3/layer3.0/conv1/Conv`, `model/block1_conv1/Conv2D`).
     """
     noted = {entry.key: entry.value for entry in node.metadata_props}
     if LAYER in noted:

@@ -89,7 +89,9 @@ class OnnxSource:
         return self._taps[1].run(feeds, names)
 
     def _hint(self, error: ValidationError) -> str | None:
-        known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {f.domain for f in self.file.header.functions}
+        known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {
+            f.domain for f in self.file.header.functions
+        }
         other = sorted({o.domain for o in self.file.header.opset_import} - known)
         if other and not self._custom_ops:
             return (
@@ -99,6 +101,7 @@ class OnnxSource:
         return error.hint
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
+        del inputs, starts, ends
         raise TargetError("an ONNX file has no framework besides ONNX")
 
     def _boundary(self, name: str) -> Boundary:
@@ -130,5 +133,5 @@ def _shape_and_dtype(kind: onnx.TypeProto, name: str) -> tuple[tuple[Dim, ...], 
 
 
 def _dtype(number: int) -> str:
-    name = onnx.TensorProto.DataType.Name(number).lower()
+    name = str(onnx.TensorProto.DataType.Name(number)).lower()
     return {"float": "float32", "double": "float64"}.get(name, name)

@@ -21,6 +21,7 @@ __all__ = ["keep_signal", "seeded"]
 
 _VARIANCE = 1 / 16
 _DEVIATION = 1 / 32
+_MEANS = 4
 _CLOSED, _OPEN = 1e-2, 1 / 4
 
 
@@ -92,14 +93,18 @@ def _joined(arrays: Sequence[Array]) -> Any:
 def _set_statistics(norm: Any, x: Any) -> None:
     """Set a BatchNorm's statistics for inputs like `x`, of (batch, channels, …).
 
-    The channels' means are taken off, because they can drown what differs from sample to sample; in steps
-    of an eighth of the deviation, for the sake of repeatable bytes.
+    Of the channels' means only what is above four deviations is taken off, in steps of an eighth of one for
+    the sake of repeatable bytes. Larger means drown what differs from sample to sample; without any, each
+    layer would magnify the rounding of the last, until a deep network were nothing else.
     """
     axes = [axis for axis in range(x.ndim) if axis != 1]
     variance = float(x.var(axes, correction=0).mean())
     if variance > 0 and math.isfinite(variance):
-        step = 2.0 ** math.floor(math.log2(variance) / 2 - 3)
-        norm.running_mean.copy_((x.mean(axes) / step).round() * step)
+        deviation = math.sqrt(variance)
+        step = 2.0 ** math.floor(math.log2(deviation) - 3)
+        mean = x.mean(axes)
+        excess = mean - mean.clamp(-_MEANS * deviation, _MEANS * deviation)
+        norm.running_mean.copy_((excess / step).round() * step)
         measured = 2.0 ** round(math.log2(variance / _VARIANCE))
         norm.running_var.fill_(measured)
         if norm.weight is not None:  # where epsilon is the larger part, layer after layer would grow fainter

@@ -165,6 +165,7 @@ def _used_weights(
         starts: values of the boundaries at which to stop.
         ends: values of the boundaries from which to go back.
     """
+    assert isinstance(layered.graph, ir.Model)
     graph = layered.graph.graph
     named = {value.name: value for node in graph for value in node.outputs}
     stack = [named[end] for end in ends]

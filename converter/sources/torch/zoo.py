@@ -42,8 +42,10 @@ def open_torchvision(name: str, *, weights: str, seed: int, dynamic: Sequence[st
         )
         return models.get_model(key, weights="DEFAULT" if pretrained else None, **extra)
 
-    example = {"shape": _torchvision_shape(models, key)}
-    return _open("torchvision", key, build, weights, seed, dynamic, example)
+    def shape_of(model: Any) -> tuple[int, ...]:
+        return _torchvision_shape(models, key, getattr(model, "image_size", None))
+
+    return _open("torchvision", key, build, weights, seed, dynamic, {"shape_of": shape_of})
 
 
 def _arguments(models: Any, key: str) -> Sequence[str]:
@@ -56,11 +58,11 @@ def torchvision_names(module: str | None = None) -> list[str]:
     return list(models.list_models(module=getattr(models, module) if module else None))
 
 
-def _torchvision_shape(models: Any, key: str) -> tuple[int, ...]:
-    """The input that the published weights were trained on."""
+def _torchvision_shape(models: Any, key: str, side: int | None) -> tuple[int, ...]:
+    """The input that the published weights were trained on; `side` where the model is built for one size."""
     preset = models.get_model_weights(key).DEFAULT.transforms()
     sizes = list(getattr(preset, "crop_size", None) or getattr(preset, "resize_size", None) or [224])
-    height, width = (sizes * 2)[:2]
+    height, width = (sizes * 2)[:2] if side is None else (side, side)
     if key in models.list_models(module=models.video):
         return (1, 3, _FRAMES, height, width)
     return (1, 3, height, width)
@@ -169,16 +171,15 @@ def _open(
 
 def _example(
     model: Any,
-    shape: tuple[int, ...] | None = None,
     shape_of: Callable[[Any], tuple[int, ...]] | None = None,
     config: Any = None,
 ) -> tuple[Any, dict[str, tuple[float, float]]]:
     """An example of the model's inputs, and the ranges of their values."""
     torch = backend.torch()
     if shape_of is not None:
-        shape = shape_of(model)
-    if shape is not None:
-        return torch.zeros(shape), {next(iter(inspect.signature(model.forward).parameters)): _IMAGE_RANGE}
+        return torch.zeros(shape_of(model)), {
+            next(iter(inspect.signature(model.forward).parameters)): _IMAGE_RANGE
+        }
     main = model.main_input_name
     if main == "pixel_values":
         vision = getattr(config, "vision_config", config)
