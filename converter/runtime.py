@@ -99,7 +99,11 @@ class Session:
             content = str(model) if isinstance(model, Path) else model
             self._session = runtime.InferenceSession(content, options, providers=[(provider, settings)])
         except Exception as error:
-            raise ValidationError(f"ONNX Runtime cannot load {name}: {error}") from error
+            unknown = "is not a registered" in str(error)
+            raise ValidationError(
+                f"ONNX Runtime cannot load {name}: {error}",
+                hint="--custom-ops LIB names a library with its operators" if unknown else None,
+            ) from error
         got = self._session.get_providers()[0]
         if got != provider:
             raise ValidationError(f"{name} was to run on {provider}, but {got} took it")

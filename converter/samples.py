@@ -80,7 +80,7 @@ def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> l
     feeds = []
     for number, batch in enumerate(batches):
         rng = np.random.default_rng([seed, number])
-        feeds.append({spec.name: _draw_one(spec, tables, batch, rng) for spec in specs})
+        feeds.append({spec.name: np.asarray(_draw_one(spec, tables, batch, rng)) for spec in specs})
     return feeds
 
 

@@ -226,7 +226,8 @@ def _copied(part: Span, done: int, out: BinaryIO) -> int:
 def _link(source: Path, target: Path) -> Path:
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        os.link(source.resolve(), target)
+        if not (target.exists() and target.samefile(source)):
+            os.link(source.resolve(), target)
     except OSError as error:
         raise TargetError(
             f"{source} cannot be linked to {target.parent}: {error.strerror}",

@@ -50,7 +50,7 @@ class Comparison:
 
 
 def compare(
-    piece: str, output: str, batch: int, got: Array | None, reference: Array, *, spread: float
+    piece: str, output: str, batch: int, got: Array | None, reference: Array | None, *, spread: float
 ) -> Comparison:
     """Compare an output with its reference; never raises.
 
@@ -61,18 +61,23 @@ def compare(
     Args:
         spread: the reference's spread over all samples (see `spread_of`).
     """
-    tolerance = TOLERANCES.get(reference.dtype.name, 0.0)
+    tolerance = 0.0 if reference is None else TOLERANCES.get(reference.dtype.name, 0.0)
 
     def failed(problem: str) -> Comparison:
         nan = math.nan
         return Comparison(piece, output, batch, nan, nan, nan, nan, tolerance, False, problem)
 
-    if got is None:
-        return failed("the output is missing")
+    if got is None or reference is None:
+        return failed("the output is missing" if got is None else "the reference has no such tensor")
     if got.shape != reference.shape:
         return failed(f"shape {got.shape}, expected {reference.shape}")
     if got.dtype != reference.dtype:
         return failed(f"dtype {got.dtype}, expected {reference.dtype}")
+    if reference.dtype.kind in "OSU":
+        wrong = int((got != reference).sum())
+        problem = f"{wrong} of {got.size} strings differ" if wrong else _constant(spread, 0.0)
+        figures = (math.inf, math.inf, 0.0, -math.inf) if wrong else (0.0, 0.0, 1.0, math.inf)
+        return Comparison(piece, output, batch, *figures, tolerance, problem is None, problem)
     a, b = _as_float(got), _as_float(reference)
     finite = np.isfinite(b)
     strange = ~finite
@@ -82,17 +87,22 @@ def compare(
         return failed("the reference has no finite value: nothing is compared")
     figures = _figures(a[finite], b[finite])
     max_abs, scaled, cosine, snr = figures
-    problem = None
-    if not spread > max(tolerance, 0.0):
-        problem = (
-            f"the reference is all but constant over the samples (spread {spread:.1e}): a constant would pass"
-        )
+    problem = _constant(spread, tolerance)
     passed = problem is None and scaled <= tolerance
     return Comparison(piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem)
 
 
+def _constant(spread: float, tolerance: float) -> str | None:
+    """What is wrong with a reference that a constant would match."""
+    if spread > tolerance:
+        return None
+    return f"the reference is all but constant over the samples (spread {spread:.1e}): a constant would pass"
+
+
 def _as_float(array: Array) -> Array:
-    return array.astype(np.float64).reshape(-1)
+    """The elements as float64 in a row; of complex numbers both parts."""
+    parts = np.stack([array.real, array.imag], -1) if array.dtype.kind == "c" else array
+    return parts.astype(np.float64).reshape(-1)
 
 
 def _figures(a: Array, b: Array) -> tuple[float, float, float, float]:
@@ -113,7 +123,11 @@ def spread_of(references: list[Array]) -> float:
     Samples lie along axis 0. Where the shapes of samples differ from batch to batch, or there is one
     sample in all, the change from element to element stands in.
     """
-    flat = [r.astype(np.float64).reshape(r.shape[0] if r.ndim else 1, -1) for r in references]
+    if any(r.dtype.kind in "OSU" for r in references):
+        return float(len({str(element) for r in references for element in r.reshape(-1)}) > 1)
+    flat = [_as_float(r).reshape(r.shape[0] if r.ndim else 1, -1) for r in references if r.size]
+    if not flat:
+        return 0.0
     if len({rows.shape[1] for rows in flat}) == 1 and sum(len(rows) for rows in flat) > 1:
         samples = np.concatenate(flat)
     else:

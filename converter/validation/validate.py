@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
 
 from converter.errors import ValidationError
 from converter.model import Array, Boundary, Source
@@ -51,7 +54,12 @@ def validate(
     wanted = {b.value: b for c in candidates for b in c.starts}
     wanted |= {b.value: b for c in candidates for b, _ in c.ends}
     references = [source.run(feeds, list(wanted.values())) for feeds in batches]
-    spreads = {value: spread_of([r[value] for r in references]) for value in wanted}
+    parts = [{v: _parts(r[v]) for v in wanted} for r in references]
+    spreads = {
+        (value, index): spread_of([p[value][index] for p in parts if index < len(p[value])])
+        for value in wanted
+        for index in range(max(len(p[value]) for p in parts))
+    }
     comparisons = []
     for feeds, reference in zip(batches, references, strict=True):
         size = len(next(iter(feeds.values()))) if feeds else 0
@@ -77,11 +85,26 @@ def _compare(
     candidate: Candidate,
     name: str,
     size: int,
-    got: Mapping[str, Array],
-    reference: Mapping[str, Array],
-    spreads: Mapping[str, float],
+    got: Mapping[str, Any],
+    reference: Mapping[str, Any],
+    spreads: Mapping[tuple[str, int], float],
 ) -> list[Comparison]:
-    return [
-        compare(name, b.name, size, got.get(out), reference[b.value], spread=spreads[b.value])
-        for b, out in candidate.ends
-    ]
+    comparisons = []
+    for boundary, output in candidate.ends:
+        expected, found = _parts(reference[boundary.value]), _parts(got.get(output))
+        several = not isinstance(reference[boundary.value], np.ndarray)
+        for index in range(max(len(expected), len(found), 1)):
+            label = f"{boundary.name}[{index}]" if several else boundary.name
+            a, b = (part[index] if index < len(part) else None for part in (found, expected))
+            spread = spreads.get((boundary.value, index), 0.0)
+            comparisons.append(compare(name, label, size, a, b, spread=spread))
+    return comparisons
+
+
+def _parts(value: Any) -> list[Array]:
+    """The tensors of a value: itself, those of a sequence, none of an empty optional."""
+    if value is None:
+        return []
+    if isinstance(value, (list, tuple)):
+        return [part for item in value for part in _parts(item)]
+    return [np.asarray(value)]
