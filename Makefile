@@ -21,7 +21,7 @@ KEEPS_both  := --split
 KEEPS       := $(KEEPS_$(KEEP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert test lint bench zoo clean
+.PHONY: help setup convert test lint bench zoo fuzz clean
 
 help:
 	@echo 'make convert MODEL=vgg16 CUT=block5_pool   cut, prove, write (see below)'
@@ -72,6 +72,9 @@ lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+fuzz: $(READY)
+	FUZZ_EXAMPLES=20000 $(BIN)/pytest tests/onnxfile --timeout 7200
 
 zoo: $(READY)
 	$(BIN)/python benchmarks/zoo.py

@@ -64,7 +64,7 @@ class OnnxFile:
         self.path = path
         self.external = ExternalData(path.parent, trust=trust)
         self.nodes_with_external_data: set[int] = set()
-        self._typed: dict[str, onnx.ValueInfoProto] = {}
+        self._typed: dict[str, onnx.ValueInfoProto | None] = {}
         self._handle, self.data, self.size = _mapped(path)
         try:
             self._read()
@@ -165,13 +165,12 @@ class OnnxFile:
     def typed(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
         """Types and shapes of these values: what the file says, else what ONNX infers, else missing."""
         names = set(wanted)
-        missing = names - self._typed.keys()
-        if missing:
-            self._typed |= self.types(missing)
-            missing -= self._typed.keys()
-        if missing:
-            self._typed |= infer_types(self, missing)
-        return {name: self._typed[name] for name in names if name in self._typed}
+        unknown = {name for name in names if name not in self._typed}
+        if unknown:
+            noted = self.types(unknown)
+            inferred = infer_types(self, unknown - noted.keys())
+            self._typed |= {name: noted.get(name) or inferred.get(name) for name in unknown}
+        return {name: info for name in names if (info := self._typed[name]) is not None}
 
     def types(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
         """What the file itself says about these values: inputs, outputs and noted types."""

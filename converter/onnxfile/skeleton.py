@@ -27,7 +27,7 @@ def infer_types(file: OnnxFile, names: Iterable[str]) -> dict[str, onnx.ValueInf
     Only what the values are computed from is looked at, and no large weights.
     """
     edges = file.edges
-    wanted = {name for name in names if name in edges.ids}
+    wanted = {name for name in names if edges.ids.get(name) in edges.producer}
     numbers = sorted(edges.nodes_for(edges.ids[name] for name in wanted))
     found: dict[str, onnx.ValueInfoProto] = {}
     last_read = array("q", [-1]) * len(edges.names)
@@ -62,7 +62,10 @@ def _inferred(
     for name, weight in file.weights.items():
         if name in reads and not weight.is_sparse:
             graph.initializer.append(_stub(file, weight))
-    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    try:
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+    except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
+        return []  # types that contradict each other, or none that there are: runtimes will say so, too
     return [info for info in (*inferred.value_info, *inferred.output) if info.name in edges.ids]
 
 

@@ -47,16 +47,20 @@ class Names:
         return [number for number, node in enumerate(self._file.nodes()) if name and node.name == name]
 
     def all(self) -> list[Layer]:
-        """Every scope and every node, each after what it holds, in running order."""
+        """Every scope and node in running order, each after what it holds; tensors of nameless nodes."""
         edges = self._file.edges
+        self._file.typed(edges.names)  # all at once
         entries: list[tuple[int, int, Layer]] = []
         for scope, numbers in self._scopes.items():
             layer = self._scope(scope, scope)
             if layer is not None:
                 entries.append((numbers[-1], 1 + numbers[-1] - numbers[0], layer))
+        nameless = self._nodes.get("", ())
+        tensors = [(number, edges.names[value]) for number in nameless for value in edges.writes[number]]
+        entries += [(number, 0, self._tensor(name)) for number, name in tensors]
         for name, numbers in self._nodes.items():
             for call, number in enumerate(numbers):
-                if edges.writes[number]:
+                if name and edges.writes[number]:
                     label = f"{name}@{call}" if len(numbers) > 1 else name
                     entries.append((number, 0, self._node(number, label)))
         entries.sort(key=lambda entry: entry[:2])
@@ -64,11 +68,10 @@ class Names:
 
     @cached_property
     def _nodes(self) -> dict[str, list[int]]:
-        """Name of a node → the nodes that bear it; nodes without one go by their first tensor's."""
+        """Name of a node → the nodes that bear it."""
         found: dict[str, list[int]] = {}
         for number, node in enumerate(self._file.nodes()):
-            name = node.name or next((output for output in node.output if output), "")
-            found.setdefault(name, []).append(number)
+            found.setdefault(node.name, []).append(number)
         return found
 
     @cached_property
