@@ -43,6 +43,7 @@ class Edges:
         self.random: set[int] = set()
         self.quantized: dict[int, list[int]] = {}
         self.sizes: dict[int, str] = {}
+        self._varying: frozenset[int] | None = None
 
     def value(self, name: str) -> int:
         """The number of the value of this name."""
@@ -101,18 +102,24 @@ class Edges:
                 stack.extend([value for value in reads[node] if value not in seen])
         return nodes
 
-    def varying(self, also: Iterable[int] = ()) -> set[int]:
+    def varying(self, also: Iterable[int] = ()) -> frozenset[int]:
         """The values that depend on the contents of an input, on chance, or on one of `also`.
 
         The rest are constants, or computed from the sizes of inputs alone.
         """
-        found = {*self.inputs, *also}
+        extra = set(also)
+        if self._varying is not None and extra <= self._varying:
+            return self._varying
+        found = {*self.inputs, *extra}
         for node, reads in enumerate(self.reads):
             if node in self.random or (node not in self.sizes and not found.isdisjoint(reads)):
                 found.update(self.writes[node])
-        return found
+        if not extra:
+            self._varying = frozenset(found)
+            return self._varying
+        return frozenset(found)
 
-    def symbols_of_constants(self, varying: set[int]) -> dict[int, frozenset[str]]:
+    def symbols_of_constants(self, varying: frozenset[int]) -> dict[int, frozenset[str]]:
         """The symbolic sizes that each of the other values is computed from; none for constants."""
         found: dict[int, frozenset[str]] = {}
         for node, symbol in self.sizes.items():

@@ -3,12 +3,13 @@
 from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import ExternalData, Span
 from converter.onnxfile.file import OnnxFile
-from converter.onnxfile.skeleton import referring
-from converter.onnxfile.tensors import SMALL, Weight
+from converter.onnxfile.skeleton import referring, stub_model
+from converter.onnxfile.tensors import BITS, SMALL, Weight
 from converter.onnxfile.writer import ALIGNMENT, ONE_FILE_LIMIT, write_excerpt
 
 __all__ = [
     "ALIGNMENT",
+    "BITS",
     "ONE_FILE_LIMIT",
     "SMALL",
     "Excerpt",
@@ -17,5 +18,6 @@ __all__ = [
     "Span",
     "Weight",
     "referring",
+    "stub_model",
     "write_excerpt",
 ]

@@ -14,11 +14,25 @@ from converter.onnxfile.wire import fields, tag
 if TYPE_CHECKING:
     from converter.onnxfile.file import OnnxFile
 
-__all__ = ["infer_types", "referring"]
+__all__ = ["infer_types", "referring", "stub_model"]
 
 _GRAPH, _OUTPUT = 7, 12
 # Nodes whose types are inferred together: a bound on memory, and further than sizes are reckoned with.
 _AT_ONCE = 2048
+
+
+def stub_model(file: OnnxFile) -> onnx.ModelProto:
+    """The whole model, without the bytes of its large weights."""
+    model = onnx.ModelProto()
+    model.CopyFrom(file.header)
+    model.graph.CopyFrom(file.about)
+    model.graph.name = model.graph.name or "graph"
+    file.edges  # noqa: B018  # puts nodes in order
+    model.graph.node.extend(file.nodes())
+    model.graph.input.extend(file.inputs)
+    model.graph.output.extend(file.outputs)
+    model.graph.initializer.extend(_stub(file, w) for w in file.weights.values() if not w.is_sparse)
+    return model
 
 
 def infer_types(file: OnnxFile, names: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:

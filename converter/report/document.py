@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from converter.model import Layer, Piece, SourceInfo, TensorSpec
 
-__all__ = ["Document", "Timings", "layers_as_json", "metadata"]
+__all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json"]
 
 
 class Timings:
@@ -143,6 +143,21 @@ def layers_as_json(layers: Sequence[Layer], legal: Collection[str]) -> list[dict
         }
         for layer in layers
     ]
+
+
+def plan_as_json(plan: Any, rows: Sequence[tuple[Any, float | None]]) -> dict[str, Any]:
+    """A plan as JSON-ready values; bytes, MACs and seconds are those of one sample."""
+    cuts = []
+    for cut, seconds in rows:
+        entry = dataclasses.asdict(cut) | {"crossing": [_spec(spec) for spec in cut.crossing]}
+        cuts.append(entry if seconds is None else entry | {"predicted_seconds": seconds})
+    return {
+        "whole": dataclasses.asdict(plan.whole),
+        "inputs": [_spec(spec) for spec in plan.inputs],
+        "assumed": dict(plan.assumed),
+        "uncounted": list(plan.uncounted),
+        "cuts": cuts,
+    }
 
 
 def metadata(

@@ -77,6 +77,66 @@ def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str
     _print_table(console, "", heads, rows)
 
 
+def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | None]]) -> None:
+    """Print cuts with what they cost, and their predicted seconds where there are any."""
+    whole = plan.whole
+    console.print(
+        f"whole model: {whole.parameters:,} parameters, {count(whole.macs)} MACs, peak activations "
+        f"{_bytes(whole.peak_bytes)} for one sample of {', '.join(map(str, plan.inputs))}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    assumed = {name: size for name, size in plan.assumed.items() if size != 1}
+    if assumed:
+        sizes = ", ".join(f"{name} = {size}" for name, size in assumed.items())
+        console.print(f"assumed: {sizes}; --shape says otherwise", soft_wrap=True, highlight=False)
+    if plan.uncounted:
+        some = ", ".join(plan.uncounted[:5])
+        console.print(
+            f"not counted, for want of shapes: {len(plan.uncounted)} nodes ({some})",
+            style="yellow",
+            markup=False,
+        )
+    timed = any(seconds is not None for _, seconds in rows)
+    heads = [
+        "cut behind",
+        "crosses",
+        "bytes",
+        "trunk: parameters",
+        "MACs",
+        "peak",
+        "head: parameters",
+        "MACs",
+        "peak",
+    ]
+    table = [
+        _cut_row(cut) + ([f"{seconds * 1e3:.1f}"] if seconds is not None else []) for cut, seconds in rows
+    ]
+    _print_table(console, "", [*heads, "ms"] if timed else heads, table)
+
+
+def _cut_row(cut: Any) -> list[str]:
+    first = cut.crossing[0]
+    sizes = f"{first.dtype}[{', '.join(map(str, first.shape))}]"
+    crosses = sizes if cut.single and len(cut.crossing) == 1 else ", ".join(t.name for t in cut.crossing)
+    size = "?" if cut.crossing_bytes is None else _bytes(cut.crossing_bytes)
+    sides = [
+        text
+        for side in (cut.trunk, cut.head)
+        for text in (f"{side.parameters:,}", count(side.macs), _bytes(side.peak_bytes))
+    ]
+    return [cut.layer, crosses, size, *sides]
+
+
+def count(number: int) -> str:
+    """A large number for people: `4.09 G`."""
+    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= limit:
+            return f"{number / limit:.2f} {letter}"
+    return str(number)
+
+
 def cache_table(
     console: Console, folder: Path, limit: int, entries: Sequence[tuple[Path, Mapping[str, Any]]]
 ) -> None:

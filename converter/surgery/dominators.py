@@ -44,7 +44,7 @@ def legal_cuts(model: LayeredModel, ends: Sequence[Boundary]) -> set[str]:
 
 
 def _post_dominators(
-    edges: Edges, varying: set[int], ends: set[int]
+    edges: Edges, varying: frozenset[int], ends: set[int]
 ) -> tuple[dict[int, int | None], dict[int, int]]:
     """Immediate post-dominator of each value on a path to the outputs; None is the exit."""
     parent: dict[int, int | None] = {}
@@ -77,7 +77,7 @@ def _post_dominators(
     return parent, depth
 
 
-def _sizes_after(edges: Edges, varying: set[int]) -> dict[int, frozenset[str]]:
+def _sizes_after(edges: Edges, varying: frozenset[int]) -> dict[int, frozenset[str]]:
     """The symbolic sizes of the model's inputs that what comes after each varying value computes with."""
     sizes = edges.symbols_of_constants(varying)
     after: dict[int, frozenset[str]] = {}

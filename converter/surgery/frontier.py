@@ -47,7 +47,7 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
     wanted = {edges.ids[b.value]: b for b in starts}
     varying = edges.varying(also=wanted)
     sizes = edges.symbols_of_constants(varying)
-    near = edges.upstream(wanted) & varying
+    near = set(edges.upstream(wanted) & varying)
     together = [node for node in edges.random if not near.isdisjoint(edges.writes[node])]
     together += [node for value, nodes in edges.quantized.items() if value in near for node in nodes]
     near.update(value for node in together for value in edges.writes[node])
@@ -76,7 +76,7 @@ def _walk_back(
     ends: Sequence[int],
     wanted: set[int],
     near: set[int],
-    varying: set[int],
+    varying: frozenset[int],
     sizes: dict[int, frozenset[str]],
 ) -> tuple[dict[int, None], set[str]]:
     """The values at which walking back from `ends` stops, and the symbolic sizes that are needed."""

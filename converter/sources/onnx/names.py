@@ -102,7 +102,7 @@ class Names:
         return found
 
     @cached_property
-    def _varying(self) -> set[int]:
+    def _varying(self) -> frozenset[int]:
         return self._file.edges.varying()
 
     @cached_property
