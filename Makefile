@@ -29,10 +29,11 @@ help:
 	@echo 'make lint                                  format, lint, types, import contract'
 	@echo 'make zoo                                   sweep the zoos of the frameworks'
 	@echo 'make bench                                 measure against the peers'
+	@echo 'make fuzz                                  feed the reader of ONNX files with broken ones'
 	@echo 'make setup | clean                         make or remove .venv and build/'
 	@echo
 	@echo 'convert takes:'
-	@echo '  MODEL=    keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, NAME, FILE.keras, FILE.pth …'
+	@echo '  MODEL=    keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, NAME, FILE.onnx, FILE.keras …'
 	@echo '  CUT=      layer names or globs, by spaces; none converts the whole model'
 	@echo '  KEEP=     trunk (default), head, or both'
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'

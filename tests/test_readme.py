@@ -68,8 +68,9 @@ def test_the_python_block(checkout: Path) -> None:
     assert done.stdout.rstrip().endswith("passed")
 
 
-def test_the_guide_to_pytorch(checkout: Path) -> None:
-    page = (ROOT / "docs" / "pytorch.md").read_text()
+@pytest.mark.parametrize("guide", ["pytorch.md", "onnx.md"])
+def test_the_guides(guide: str, checkout: Path) -> None:
+    page = (ROOT / "docs" / guide).read_text()
     for block in blocks("sh", page):
         done = shell(block, checkout)
         assert done.returncode == 0, (block, done.stdout[-2000:], done.stderr[-2000:])
