@@ -3,9 +3,9 @@
     python benchmarks/onnx_corpus.py [GROUP…] [--write]
 
 A cut counts as right when trunk and head run one after the other in ONNX Runtime and give what the whole
-model gives (`fixtures/onnx_corpus.py`). `joined` runs the two merged by `onnx.compose` as well. Peers are tried
-twice: handed the frontier that this package finds (all tensors that cross, and the inputs the head needs), and
-handed the one name alone. --write puts the table into onnx_corpus.md.
+model gives (`fixtures/onnx_corpus.py`). `joined` runs the two merged by `onnx.compose` as well. Peers are
+tried twice: handed the frontier that this package finds (all tensors that cross, and the inputs the head
+needs), and handed the one name alone. --write puts the table into onnx_corpus.md.
 """
 
 from __future__ import annotations

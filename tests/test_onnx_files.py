@@ -70,7 +70,7 @@ def test_trunk_and_what_survives(chain: Path, tmp_path: Path) -> None:
     assert (trunk.doc_string, trunk.graph.doc_string) == ("about the model", "about the graph")
     facts = {entry.key: entry.value for entry in trunk.metadata_props}
     assert facts["author"] == "me"
-    assert facts["converter.piece"] == "trunk"
+    assert facts["converter.trunk"] == "x: float32[batch, 4]"
     assert [(o.domain, o.version) for o in trunk.opset_import] == [("", 18)]
     assert [value.name for value in trunk.graph.output] == ["b"]
 
@@ -568,6 +568,8 @@ def test_custom_operators_are_cut_and_the_message_says_what_runs_them(tmp_path: 
     source.cut(to="a").save(tmp_path / "out", validate=False)
     trunk = onnx.load(tmp_path / "out/trunk.onnx")
     assert [o.domain for o in trunk.opset_import] == [""]
+    with pytest.raises(CutError, match="of what type b is"):
+        source.cut(from_="b")
     missing = converter.load(path, custom_ops=[tmp_path / "none.so"])
     with pytest.raises(ValidationError, match=r"none\.so"):
         missing.cut(to="a").validate()

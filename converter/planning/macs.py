@@ -15,11 +15,15 @@ from converter.planning.shapes import Shapes
 
 __all__ = ["COUNTED", "macs_of"]
 
+# Domains whose operators are counted; local functions and custom operators may hide any work.
+_KNOWN = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
 Rule = Callable[[onnx.NodeProto, Shapes], int]
 
 
 def macs_of(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    """The MACs of a node, those of its inner graphs included; None where a shape is not known."""
+    """The MACs of a node, those of its inner graphs included; None where a shape or the operator is not known."""
+    if node.domain not in _KNOWN:
+        return None
     rule = COUNTED.get(node.op_type)
     total = 0
     if rule is not None:

@@ -172,7 +172,8 @@ def metadata(
         "converter.source": f"{info.kind}:{info.name}",
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
         "converter.cut": json.dumps(cut, ensure_ascii=False),
-        "converter.piece": piece.role,
+        # A key of its own for each role: onnx.compose joins no models that differ under one key.
+        f"converter.{piece.role}": ", ".join(map(str, piece.inputs)),
         "converter.validation": proof,
         "converter.versions": json.dumps(versions),
     }

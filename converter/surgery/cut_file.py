@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
+from converter.errors import CutError
 from converter.model import Boundary, LayeredModel, Piece
 from converter.onnxfile import Excerpt, OnnxFile
 
@@ -43,6 +44,13 @@ def cut_file(model: LayeredModel, role: str, starts: Sequence[Boundary], ends: S
         for b in ends
     ]
     types = file.typed([*fed, *begun, *(b.value for b in ends)])
+    unknown = [b.value for b in starts if b.value not in types]
+    if unknown:
+        raise CutError(
+            f"nothing says of what type {', '.join(unknown)} is, and an input needs one",
+            hint="operators that ONNX does not know compute it: note its type in the file's value_info, or cut "
+            "elsewhere",
+        )
     return Piece(
         role=role,
         graph=Excerpt(

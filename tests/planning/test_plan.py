@@ -138,6 +138,16 @@ def test_what_cannot_be_counted_is_said(tmp_path: Path) -> None:
     assert made.uncounted == ("y",)
 
 
+def test_operators_that_are_not_known_are_said(tmp_path: Path) -> None:
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18, "mine": 1]>
+        g (float[1, 4] x) => (float[1, 4] y) { a = Relu(x) b = mine.f(a) y = Neg(b) }
+        <domain: "mine", opset_import: ["": 18]> f (p) => (q) { q = MatMul(p, p) }"""
+    )
+    (tmp_path / "net.onnx").write_bytes(proto.SerializeToString())
+    assert plan(whole(open_onnx_file(tmp_path / "net.onnx"))).uncounted == ("b",)
+
+
 def test_symbolic_sizes(tmp_path: Path) -> None:
     body = """g (float[batch, length, 4] x) => (float[batch, length, 5] y)
         { a = Relu(x) n = Shape(a) r = Reshape(a, n) y = MatMul(r, w) }"""
