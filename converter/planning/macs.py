@@ -21,7 +21,7 @@ Rule = Callable[[onnx.NodeProto, Shapes], int]
 
 
 def macs_of(node: onnx.NodeProto, shapes: Shapes) -> int | None:
-    """The MACs of a node, those of its inner graphs included; None where a shape or the operator is not known."""
+    """The MACs of a node, inner graphs included; None where a shape or the operator is not known."""
     if node.domain not in _KNOWN:
         return None
     rule = COUNTED.get(node.op_type)

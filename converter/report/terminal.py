@@ -94,7 +94,7 @@ def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | No
     if plan.uncounted:
         some = ", ".join(plan.uncounted[:5])
         console.print(
-            f"not counted, for want of shapes or because the operator is not known: {len(plan.uncounted)} nodes ({some})",
+            f"not counted, for shapes or operators that are not known: {len(plan.uncounted)} nodes ({some})",
             style="yellow",
             markup=False,
         )

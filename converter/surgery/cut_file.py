@@ -48,8 +48,7 @@ def cut_file(model: LayeredModel, role: str, starts: Sequence[Boundary], ends: S
     if unknown:
         raise CutError(
             f"nothing says of what type {', '.join(unknown)} is, and an input needs one",
-            hint="operators that ONNX does not know compute it: note its type in the file's value_info, or cut "
-            "elsewhere",
+            hint="operators that ONNX does not know compute it: note its type in the file's value_info",
         )
     return Piece(
         role=role,
