@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("keras_export.py", "torch_export.py", "startup.py")
+SCRIPTS = ("keras_export.py", "torch_export.py", "onnx_cut.py", "onnx_cut.py --scaling", "startup.py")
 
 
 def main() -> None:
@@ -19,7 +19,8 @@ def main() -> None:
     for script in SCRIPTS:
         print(f"{script}:", flush=True)
         lines = []
-        command = [sys.executable, str(HERE / script)]
+        name, *options = script.split()
+        command = [sys.executable, str(HERE / name), *options]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:
@@ -27,7 +28,7 @@ def main() -> None:
                 lines.append(line)
         if process.returncode:
             sys.exit(f"{script} failed")
-        marked = re.compile(rf"(<!-- {script} -->\n).*?(<!-- end -->)", re.DOTALL)
+        marked = re.compile(rf"(<!-- {re.escape(script)} -->\n).*?(<!-- end -->)", re.DOTALL)
         before, after = marked.sub(r"\1\0\2", readme.read_text()).split("\0")
         readme.write_text(before + "".join(lines) + after)
 

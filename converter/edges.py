@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 __all__ = ["Edges", "is_random"]
 
 _RANDOM = frozenset(
-    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
+    "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli Dropout".split()
 )
 
 
 def is_random(op_type: str, inputs: Sequence[str]) -> bool:
     """Whether such a node gives other values each time it runs, so that it must run once."""
-    return op_type in _RANDOM or (op_type == "Dropout" and len(inputs) > 2 and bool(inputs[2]))
+    return op_type in _RANDOM and (op_type != "Dropout" or (len(inputs) > 2 and bool(inputs[2])))
 
 
 class Edges:
@@ -59,12 +59,16 @@ class Edges:
         self.inputs.append(value)
         self.symbols[value] = tuple(symbols)
 
-    def add_node(self, reads: Iterable[str], writes: Iterable[str]) -> int:
+    def add_node(self, reads: Sequence[str], writes: Sequence[str]) -> int:
         """Add a node; empty names are left out. Returns its number."""
         number = len(self.reads)
-        value = self.value
-        self.reads.append(tuple([value(name) for name in reads if name]))
-        written = tuple([value(name) for name in writes if name])
+        ids, names = self.ids, self.names
+        for name in (*reads, *writes):
+            if name not in ids and name:
+                ids[name] = len(names)
+                names.append(name)
+        self.reads.append(tuple([ids[name] for name in reads if name]))
+        written = tuple([ids[name] for name in writes if name])
         self.writes.append(written)
         for output in written:
             self.producer[output] = number

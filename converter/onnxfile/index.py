@@ -33,39 +33,45 @@ def index_nodes(file: OnnxFile) -> Edges:
     return index.edges
 
 
+_NOTED = frozenset(("QuantizeLinear", "DequantizeLinear", "Shape"))
+
+
 class _Index:
     """The edges of the nodes seen so far."""
 
     def __init__(self, file: OnnxFile) -> None:
         self.file = file
         self.edges = Edges()
-        self.known = {info.name for info in file.inputs} | set(file.weights)
+        self.known = {"", *(info.name for info in file.inputs), *file.weights}
         self.sizes = {i.name: symbolic_sizes(i) for i in file.inputs if i.name not in file.weights}
         self.draws = _random_functions(file.header.functions)
         for name, sizes in self.sizes.items():
             self.edges.add_input(name, filter(None, sizes))
 
     def add(self, number: int, node: onnx.NodeProto) -> None:
-        """The next node."""
-        reads, writes = list(node.input), node.output
-        graphs = inner_graphs(node)
-        for graph in graphs:
-            reads += captured(graph)
+        """The next node. Runs once a node of files with hundreds of thousands: hence the plain style."""
+        reads, writes, kind = node.input, node.output, node.op_type
+        graphs = inner_graphs(node) if node.attribute else ()
+        if graphs:
+            reads = [*reads, *(name for graph in graphs for name in captured(graph))]
         known = self.known
-        for name in reads:
-            if name and name not in known:
-                raise OutOfOrderError(f"node {_called(node, number)} reads {name!r}")
+        if not known.issuperset(reads):
+            missing = next(name for name in reads if name not in known)
+            raise OutOfOrderError(f"node {_called(node, number)} reads {missing!r}")
         for name in writes:
-            if name in known:
+            if name in known and name:
                 raise SourceError(f"{self.file.path}: {name!r} is computed twice, or is an input as well")
-            if name:
-                known.add(name)
+            known.add(name)
         self.edges.add_node(reads, writes)
-        if _refers_outside(node, graphs):
+        if (graphs or kind == "Constant") and _refers_outside(node, graphs):
             self.file.nodes_with_external_data.add(number)
-        if is_random(node.op_type, node.input) or (node.domain, node.op_type) in self.draws or _draws(graphs):
+        if (
+            is_random(kind, node.input)
+            or (self.draws and (node.domain, kind) in self.draws)
+            or _draws(graphs)
+        ):
             self.edges.random.add(number)
-        if node.op_type in ("QuantizeLinear", "DequantizeLinear", "Shape") and reads and writes:
+        if kind in _NOTED and reads and writes:
             self._note(number, node)
 
     def _note(self, number: int, node: onnx.NodeProto) -> None:

@@ -43,6 +43,7 @@ class OnnxSource:
         self._custom_ops = tuple(custom_ops)
         self._names = Names(file, self._boundary)
         self._wanted: tuple[str, ...] = ()
+        self._layers: tuple[Layer, ...] | None = None
         self._taps: tuple[tuple[str, ...], Session] | None = None
 
     @property
@@ -55,6 +56,12 @@ class OnnxSource:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
+        if self._layers is None:
+            self._layers = self._found()
+        return self._layers
+
+    def _found(self) -> tuple[Layer, ...]:
+        """The layers that are named next, or all where a name means none or several."""
         found = [self._names.find(name) for name in self._wanted]
         if found and all(found):
             return tuple(layer for layer in found if layer is not None)
@@ -62,7 +69,7 @@ class OnnxSource:
 
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         del trunk  # nothing is traced: what comes after a cut costs nothing
-        self._wanted = tuple(names)
+        self._wanted, self._layers = tuple(names), None
 
     def export(self, sinks: Sequence[Boundary], opset: int | None) -> LayeredModel:
         del sinks, opset  # the file is what it is; finishing takes pieces of it to another opset
