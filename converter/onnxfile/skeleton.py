@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
 
+from converter.onnxfile.external import Span
 from converter.onnxfile.tensors import Weight, without_payloads
 from converter.onnxfile.wire import fields, tag
 
@@ -16,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["infer_types", "referring", "stub_model"]
 
-_GRAPH, _OUTPUT = 7, 12
+_GRAPH, _INITIALIZER, _OUTPUT = 7, 5, 12
+# Weights above this size are referred to where they are.
+_REFERRED = 1 << 12
 # Nodes whose types are inferred together: a bound on memory, and further than sizes are reckoned with.
 _AT_ONCE = 2048
 
@@ -91,39 +96,55 @@ def _stub(file: OnnxFile, weight: Weight) -> onnx.TensorProto:
     return stub
 
 
-def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> bytes:
-    """The whole model with further outputs; its weights are external data in the file itself.
+def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> tuple[bytes, Path]:
+    """The whole model with further outputs; its weights are external data in the files where they are.
 
     Args:
-        file: the file; external data of its own keep their places.
+        file: the file.
         taps: values to put out besides, by name.
 
     Returns:
-        A serialised model, to be loaded with the file's folder as that of external data.
+        A serialised model, and the folder to load it with as that of external data.
+
+    Raises:
+        SourceError: external data that is not there, or not where it may be.
     """
+    places = {w.begin: place for w in file.weights.values() if (place := _place(file, w)) is not None}
+    own = file.path.resolve()
+    folder = Path(os.path.commonpath([str(path.parent) for path, _ in places.values()] or [str(own.parent)]))
     parts: list[bytes] = []
-    spans = {weight.begin: weight for weight in file.weights.values()}
+    weights = {weight.begin: weight for weight in file.weights.values()}
     graph = next(field for field in fields(file.data, 0, file.size) if field.number == _GRAPH)
     position = graph.start
     for field in fields(file.data, graph.start, graph.stop):
-        weight = spans.get(field.begin)
-        if weight is None or weight.raw is None or weight.is_sparse or field.stop - field.begin < 1 << 12:
+        if field.begin not in places:
             continue
         parts.append(file.data[position : field.begin])
         position = field.stop
+        weight, (path, span) = weights[field.begin], places[field.begin]
         stub = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
         stub.data_location = onnx.TensorProto.EXTERNAL
-        begin, stop = weight.raw
-        place = {"location": file.path.resolve().name, "offset": begin, "length": stop - begin}
-        for key, value in place.items():
+        entries = {"location": path.relative_to(folder), "offset": span.offset, "length": span.length}
+        for key, value in entries.items():
             stub.external_data.add(key=key, value=str(value))
         body = stub.SerializeToString()
-        parts += (tag(5, len(body)), body)
+        parts += (tag(_INITIALIZER, len(body)), body)
     parts.append(file.data[position : graph.stop])
-    own = {info.name for info in file.outputs}
+    outputs = {info.name for info in file.outputs}
     for name, info in taps.items():
-        if name not in own:
+        if name not in outputs:
             body = info.SerializeToString()
             parts += (tag(_OUTPUT, len(body)), body)
     header = file.header.SerializeToString()
-    return b"".join([header, tag(_GRAPH, sum(map(len, parts))), *parts])
+    return b"".join([header, tag(_GRAPH, sum(map(len, parts))), *parts]), folder
+
+
+def _place(file: OnnxFile, weight: Weight) -> tuple[Path, Span] | None:
+    """The file and the range of bytes that a weight's data are; None for those that stay in the model."""
+    if weight.entries is not None:
+        span = file.external.span(weight.name, weight.entries, weight.nbytes)
+        return file.external.path(weight.entries["location"]).resolve(), span
+    if weight.raw is None or weight.is_sparse or weight.stop - weight.begin < _REFERRED:
+        return None
+    begin, stop = weight.raw
+    return file.path.resolve(), Span(file.handle, begin, stop - begin)

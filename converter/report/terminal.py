@@ -119,7 +119,7 @@ def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | No
 def _cut_row(cut: Any) -> list[str]:
     first = cut.crossing[0]
     sizes = f"{first.dtype}[{', '.join(map(str, first.shape))}]"
-    crosses = sizes if cut.single and len(cut.crossing) == 1 else ", ".join(t.name for t in cut.crossing)
+    crosses = sizes if cut.single and len(cut.crossing) == 1 else _some([t.name for t in cut.crossing])
     size = "?" if cut.crossing_bytes is None else _bytes(cut.crossing_bytes)
     sides = [
         text
@@ -127,6 +127,12 @@ def _cut_row(cut: Any) -> list[str]:
         for text in (f"{side.parameters:,}", count(side.macs), _bytes(side.peak_bytes))
     ]
     return [cut.layer, crosses, size, *sides]
+
+
+def _some(names: Sequence[str], limit: int = 3) -> str:
+    """The first names; of more than fit, how many more there are."""
+    more = len(names) - limit
+    return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
 def count(number: int) -> str:

@@ -84,8 +84,7 @@ class OnnxSource:
         if self._taps is None or self._taps[0] != names:
             infos = self.file.typed(names)
             taps = {name: infos.get(name, onnx.ValueInfoProto(name=name)) for name in names}
-            model = referring(self.file, taps)
-            folder = self.file.path.resolve().parent
+            model, folder = referring(self.file, taps)
             try:
                 session = Session(model, folder=folder, optimize=False, custom_ops=self._custom_ops)
             except ValidationError as error:
