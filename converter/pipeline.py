@@ -175,7 +175,8 @@ def deliver(
         certificate = None
         if request.validate:
             with timings.stage("validate"):
-                progress("validate", f"{provider} against {source.info.kind} itself")
+                judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
+                progress("validate", f"{provider} against {judge}")
                 certificate = _prove(source, made, natives, request, scratch, provider)
         document = Document(source.info, asked, made.pieces, certificate, files, timings.seconds, versions)
         if certificate is not None and not certificate.passed:

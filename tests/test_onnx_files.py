@@ -577,6 +577,19 @@ def test_custom_operators_are_cut_and_the_message_says_what_runs_them(tmp_path: 
         source.cut(from_="a").validate()
 
 
+def test_custom_operators_run_with_their_library(tmp_path: Path) -> None:
+    library = pytest.importorskip("onnxruntime_extensions").get_library_path()
+    proto = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["": 18, "ai.onnx.contrib": 1]>
+        g (float[3, 3] x) => (float[3, 3] y) { a = Tanh(x) b = ai.onnx.contrib.Inverse(a) y = Relu(b) }"""
+    )
+    path = tmp_path / "net.onnx"
+    path.write_bytes(proto.SerializeToString())
+    source = converter.load(path, custom_ops=[library])
+    assert source.cut(to="b").validate().passed
+    assert source.cut(split="a").validate().passed
+
+
 # ---------------------------------------------------------------- hostile files
 
 
