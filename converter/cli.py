@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -140,7 +142,10 @@ def convert(
     ] = "auto",
     link: Annotated[
         bool,
-        typer.Option("--link", help="Hard-link the external data of an ONNX source instead of copying it."),
+        typer.Option(
+            "--link",
+            help="Refer to the external data of an ONNX source; --output must be its folder or one above.",
+        ),
     ] = False,
     custom_ops: CustomOpsOption = None,
     no_validate: Annotated[
@@ -304,8 +309,9 @@ def plan(
     try:
         if None in rates and any(rate is not None for rate in rates):
             raise UsageError("--device-macs, --server-macs and --link-mbps go together")
-        if any(rate is not None and rate <= 0 for rate in rates):
-            raise UsageError("rates are above 0")
+        limits = (*rates, max_macs)
+        if any(limit is not None and not (0 < limit < math.inf) for limit in limits):
+            raise UsageError("rates and limits are numbers above 0")
         model = resolve(source, how)
         made = reckon(whole(model), _sizes(shape or []), every=not single)
         cuts = fitting(
@@ -331,7 +337,7 @@ def _sizes(texts: list[str]) -> dict[str, tuple[int, ...]]:
     sizes = {}
     for text in texts:
         name, _, numbers = text.rpartition("=")
-        if not name or not all(number.isdigit() and int(number) for number in numbers.split("x")):
+        if not name or not re.fullmatch(r"[1-9][0-9]{0,9}(x[1-9][0-9]{0,9})*", numbers):
             raise UsageError(f"shape {text!r}: expected NAME=1x3x224x224")
         sizes[name] = tuple(map(int, numbers.split("x")))
     return sizes
@@ -360,7 +366,7 @@ def _folder_name(name: str, request: object) -> str:
     parts = [getattr(request, key) for key in ("from_", "to", "split")]
     cut = "-".join(part for names in parts for part in names)
     text = f"{name}-{cut}" if cut else name
-    return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)
+    return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)[:100]
 
 
 def _fail(error: ConverterError) -> NoReturn:

@@ -193,7 +193,7 @@ class Cut:
             device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
             validate: False writes without proof.
             external_data: weights of `.onnx` files in a file beside: `auto`, `always` or `never`.
-            link: hard-link the external data of an ONNX source instead of copying it.
+            link: refer to the external data of an ONNX source; `folder` must be its folder or one above.
 
         Raises:
             ValidationError: a piece does not compute what the framework computes; nothing is written.

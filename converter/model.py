@@ -7,9 +7,11 @@ rest of the program cannot tell.
 from __future__ import annotations
 
 import dataclasses
+import fnmatch
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import ml_dtypes
@@ -33,15 +35,29 @@ __all__ = [
     "Source",
     "SourceInfo",
     "TensorSpec",
+    "is_glob",
+    "matches",
 ]
 
 # Key of the node metadata that says which layer of the source a node belongs to.
 LAYER = "converter.layer"
 
+_SEPARATOR = re.compile(r"([/.])")
 Array = npt.NDArray[Any]
 Dim = int | str
 # Where a tensor appears when a model runs: (path of the layer, number of the call, path in its outputs).
 Place = tuple[str, int, str]
+
+
+def is_glob(pattern: str) -> bool:
+    """Whether a name of layers is a shell-style glob."""
+    return not set("*?[").isdisjoint(pattern)
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a shell-style glob matches a name; `*` stops at `/` and `.`."""
+    parts, globs = _SEPARATOR.split(name), _SEPARATOR.split(pattern)
+    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +260,11 @@ class Source(Protocol):
     # Besides `info.weights`, the names of the weights and the versions of the packages: all that decides what
     # the source exports. None where that cannot be told, as for live models.
     origin: str | None
+
+    @property
+    def beside(self) -> tuple[Path, ...]:
+        """Files besides the one that `info.locator` names that the source is read from."""
+        ...
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

@@ -46,7 +46,7 @@ class Request:
         validate: False writes without proof, marked UNVALIDATED.
         trust: the source was opened with trust; its native models may need it, too.
         external_data: weights of `.onnx` files in a file beside: `auto` (large ones), `always`, `never`.
-        link: external data of an ONNX source stay where they are; the output folder gets hard links.
+        link: external data of an ONNX source stay where they are, and are referred to.
         custom_ops: libraries of operators for ONNX Runtime.
     """
 
@@ -71,6 +71,10 @@ class Request:
         unknown = [target for target in self.targets if target not in TARGETS]
         if unknown or not self.targets:
             raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
+        if self.link and self.external_data == "always":
+            raise UsageError(
+                "--link leaves weights where they are: --external-data always does not go with it"
+            )
         if self.external_data not in _EXTERNAL_DATA:
             raise UsageError(f"external data {self.external_data!r}: expected {', '.join(_EXTERNAL_DATA)}")
         if self.opset is not None and self.opset not in OPSETS:
@@ -171,13 +175,15 @@ def deliver(
             natives = _natives(source, made, request)
             for piece in made.pieces:
                 facts = metadata(source.info, asked, piece, proof, versions)
-                files += _write(piece, natives, request, scratch, facts)
+                files += _write(piece, natives, request, scratch, facts, folder if request.link else None)
+            _spare(source, [folder / name for name in ("report.json", *(file["path"] for file in files))])
         certificate = None
         if request.validate:
             with timings.stage("validate"):
                 judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
                 progress("validate", f"{provider} against {judge}")
-                certificate = _prove(source, made, natives, request, scratch, provider)
+                home = folder if request.link else None
+                certificate = _prove(source, made, natives, request, scratch, provider, home)
         document = Document(source.info, asked, made.pieces, certificate, files, timings.seconds, versions)
         if certificate is not None and not certificate.passed:
             raise _failure(document, certificate)
@@ -255,6 +261,17 @@ def _check_targets(source: Source, request: Request) -> None:
             )
 
 
+def _spare(source: Source, targets: Sequence[Path]) -> None:
+    """Refuse to write over what the source is read from."""
+    for own in (Path(source.info.locator), *source.beside):
+        for target in targets:
+            if own.exists() and target.exists() and own.samefile(target):
+                raise TargetError(
+                    f"{target} is what the source is read from, and would be written over",
+                    hint="choose another --output",
+                )
+
+
 def _natives(source: Source, made: Pieces, request: Request) -> dict[str, Any]:
     """Each piece as an object of the source's framework, by role, where a target asks for it."""
     if not any(TARGETS[kind].FRAMEWORK for kind in request.targets):
@@ -266,14 +283,19 @@ def _natives(source: Source, made: Pieces, request: Request) -> dict[str, Any]:
 
 
 def _write(
-    piece: Piece, natives: Mapping[str, Any], request: Request, folder: Path, facts: dict[str, str]
+    piece: Piece,
+    natives: Mapping[str, Any],
+    request: Request,
+    folder: Path,
+    facts: dict[str, str],
+    home: Path | None,
 ) -> list[dict[str, Any]]:
     written = []
     for kind in dict.fromkeys(request.targets):
         path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
         if kind == "onnx":
             beside = _EXTERNAL_DATA[request.external_data]
-            files = TARGETS[kind].write(piece, path, facts, beside=beside, link=request.link)
+            files = TARGETS[kind].write(piece, path, facts, beside=beside, home=home)
         else:
             files = TARGETS[kind].write(natives[piece.role], path)
         for file in files:
@@ -293,6 +315,7 @@ def _prove(
     request: Request,
     folder: Path,
     provider: str,
+    home: Path | None,
 ) -> Certificate:
     """Run what was written beside the framework; a split is run joined, too."""
     if request.samples is not None:
@@ -301,7 +324,9 @@ def _prove(
         batches, origin = draw(made.inputs, made.tables, request.seed), f"seed={request.seed}"
     candidates, pairs = [], []
     for kind in dict.fromkeys(request.targets):
-        judged = [_candidate(p, kind, natives.get(p.role), folder, request, provider) for p in made.pieces]
+        judged = [
+            _candidate(p, kind, natives.get(p.role), folder, request, provider, home) for p in made.pieces
+        ]
         candidates += judged
         if request.split:
             pairs.append((judged[0], judged[1]))
@@ -309,11 +334,19 @@ def _prove(
 
 
 def _candidate(
-    piece: Piece, kind: str, native: Any, folder: Path, request: Request, provider: str
+    piece: Piece,
+    kind: str,
+    native: Any,
+    folder: Path,
+    request: Request,
+    provider: str,
+    home: Path | None,
 ) -> Candidate:
     path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
     if kind == "onnx":
-        name, run = piece.role, Session(path, provider, custom_ops=request.custom_ops).run
+        # What refers to data of its final folder is loaded as if it stood there.
+        model = path if home is None else path.read_bytes()
+        name, run = piece.role, Session(model, provider, folder=home, custom_ops=request.custom_ops).run
     else:
         name, run = path.name, TARGETS[kind].reload(path, piece, native, trust=request.trust)
     ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))

@@ -13,6 +13,11 @@ from converter.errors import UsageError, ValidationError
 
 __all__ = ["Session", "provider_for", "version"]
 
+# Types that neither go into a session from NumPy nor come out as what they are.
+_NO_ARRAYS = frozenset(
+    f"tensor({name})"
+    for name in "bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz float8e8m0 float4e2m1".split()
+) | {"tensor(int4)", "tensor(uint4)", "tensor(int2)", "tensor(uint2)"}
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
@@ -107,6 +112,13 @@ class Session:
         got = self._session.get_providers()[0]
         if got != provider:
             raise ValidationError(f"{name} was to run on {provider}, but {got} took it")
+        ends = [*self._session.get_inputs(), *self._session.get_outputs()]
+        strange = [f"{value.name} ({value.type})" for value in ends if value.type in _NO_ARRAYS]
+        if strange:
+            raise ValidationError(
+                f"ONNX Runtime's Python interface has no arrays of these types: {', '.join(strange)}",
+                hint="cut at a tensor of another type, or write without proof: --no-validate",
+            )
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 

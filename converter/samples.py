@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from converter.errors import UsageError
+from converter.errors import UsageError, ValidationError
 from converter.model import Array, TensorSpec
-from converter.onnxfile import OnnxFile
+from converter.onnxfile import STANDARD, OnnxFile
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -21,6 +21,7 @@ __all__ = ["BATCHES", "draw", "read_samples", "vocabularies"]
 
 BATCHES = (1, 3)
 _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip"])
+_WORDS = np.array("alpha beta gamma delta epsilon zeta eta theta".split())
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _IMAGE_SIDE, _LENGTH = 64, 12
 
@@ -54,6 +55,8 @@ def _vocabularies_of_file(file: OnnxFile) -> dict[str, int]:
     origin = {name: name for name in whole - file.weights.keys()}
     rows: dict[str, int] = {}
     for node in file.nodes() if origin else ():
+        if node.domain not in STANDARD or not node.input:
+            continue
         if node.op_type == "Gather" and node.input[1] in origin and node.input[0] in file.weights:
             dims = file.weights[node.input[0]].dims
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -80,12 +83,33 @@ def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> l
     feeds = []
     for number, batch in enumerate(batches):
         rng = np.random.default_rng([seed, number])
-        feeds.append({spec.name: np.asarray(_draw_one(spec, tables, batch, rng)) for spec in specs})
+        sizes = _sizes(specs, batch)
+        feeds.append({spec.name: np.asarray(_draw_one(spec, tables, sizes, rng)) for spec in specs})
     return feeds
 
 
-def _draw_one(spec: TensorSpec, tables: Mapping[str, int], batch: int, rng: np.random.Generator) -> Array:
-    shape = tuple(_size(spec, axis, batch) for axis in range(len(spec.shape)))
+def _sizes(specs: Sequence[TensorSpec], batch: int) -> dict[str, int]:
+    """A size for each symbol; images are looked at first, what shares a symbol with them follows."""
+    sizes: dict[str, int] = {}
+    for spec in sorted(specs, key=lambda spec: -len(spec.shape)):
+        for axis, size in enumerate(spec.shape):
+            if isinstance(size, str):
+                usual = _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
+                sizes.setdefault(size, batch if axis == 0 else usual)
+    return sizes
+
+
+def _draw_one(
+    spec: TensorSpec, tables: Mapping[str, int], sizes: Mapping[str, int], rng: np.random.Generator
+) -> Array:
+    if "(" in spec.dtype or spec.dtype == "unknown" or "..." in spec.shape:
+        raise ValidationError(
+            f"no samples can be drawn for the input {spec}",
+            hint="--no-validate cuts without running anything",
+        )
+    shape = tuple(size if isinstance(size, int) else sizes[size] for size in spec.shape)
+    if spec.dtype == "string":
+        return np.asarray(rng.choice(_WORDS, shape)).astype(object)
     if spec.numpy_dtype.kind in "biu" and "mask" in spec.name and len(shape) == 2:
         return _padding(shape, rng).astype(spec.numpy_dtype)
     if spec.dtype == "bool":
@@ -123,15 +147,6 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
         coarse = np.take(coarse, picks, axis=axis)
     share = np.linspace(0.2, 0.6, rows).reshape((rows,) + (1,) * (len(shape) - 1))
     return np.asarray(0.3 * level + share * coarse + (0.7 - share) * values)
-
-
-def _size(spec: TensorSpec, axis: int, batch: int) -> int:
-    size = spec.shape[axis]
-    if isinstance(size, int):
-        return size
-    if axis == 0:
-        return batch
-    return _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
 
 
 def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:

@@ -506,16 +506,45 @@ def test_weights_inside_and_outside(options: dict[str, Any], where: str, tmp_pat
 
 
 def test_link(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    path = large(tmp_path / "model", **OUTSIDE)
+    before = (tmp_path / "model/net.weights").read_bytes()
+    for home, location in ((tmp_path / "model", "net.weights"), (tmp_path, "model/net.weights")):
+        assert converter.load(path).cut(split="b").save(home, link=True).status == "passed"
+        assert (home / "trunk.onnx").stat().st_size < 2000
+        (weight,) = onnx.load(home / "trunk.onnx", load_external_data=False).graph.initializer
+        assert {e.key: e.value for e in weight.external_data}["location"] == location
+        assert np.array_equal(
+            numpy_helper.to_array(onnx.load(home / "trunk.onnx").graph.initializer[0]), random(40, 50)
+        )
+    assert (tmp_path / "model/net.weights").read_bytes() == before
+    onnx.load(path)  # which refuses data files with hard links
+
+
+def test_link_where_it_cannot_be(tmp_path: Path) -> None:
     path = large(tmp_path, **OUTSIDE)
-    converter.load(path).cut(to="b").save(tmp_path / "out", link=True)
-    assert (tmp_path / "out/net.weights").samefile(tmp_path / "net.weights")
-    assert (tmp_path / "out/trunk.onnx").stat().st_size < 2000
-    converter.load(path).cut(to="b").save(tmp_path, link=True)  # beside the source
-    assert (tmp_path / "trunk.onnx").exists()
+    cut = converter.load(path).cut(to="b")
+    with pytest.raises(TargetError, match="lies outside"):
+        cut.save(tmp_path / "out", link=True)
+    with pytest.raises(UsageError, match="does not go with it"):
+        cut.save(tmp_path, link=True, external_data="always")
     keras = pytest.importorskip("keras")
     cut = converter.load(keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, name="d")])).cut(to="d")
     with pytest.raises(UsageError, match="for ONNX files"):
         cut.save(tmp_path / "x", link=True)
+
+
+@pytest.mark.parametrize("name", ["trunk.onnx", "net.onnx"])
+@pytest.mark.parametrize("link", [False, True])
+def test_the_source_is_never_written_over(name: str, link: bool, tmp_path: Path) -> None:
+    body = "g (float[2, 40] x) => (float[2, 30] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }"
+    weights = {"w": random(40, 50), "v": random(50, 30, seed=1)}
+    outside = {**OUTSIDE, "location": "report.json" if name == "net.onnx" else "trunk.onnx.data"}
+    path = saved(model(body, weights=weights), tmp_path, name, **outside)
+    files = {file: file.read_bytes() for file in tmp_path.iterdir()}
+    with pytest.raises(TargetError, match="written over"):
+        converter.load(path).cut(to="b").save(tmp_path, link=link)
+    assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
 def test_constants_of_nodes_that_lie_outside(tmp_path: Path) -> None:

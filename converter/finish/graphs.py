@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["constant_of", "main_domain", "make_constant", "replace_uses"]
+__all__ = ["constant_of", "forget_shapes", "main_domain", "make_constant", "replace_uses"]
 
 
 def main_domain(node: ir.Node) -> bool:
@@ -50,3 +50,13 @@ def replace_uses(old: ir.Value, new: ir.Value) -> None:
         new.name = name
     else:
         old.replace_all_uses_with(new)
+
+
+def forget_shapes(model: ir.Model) -> None:
+    """Drop the shapes of inner values: runtimes infer them, and stale ones would be errors."""
+    for graph in model.graphs():
+        for node in graph:
+            for output in node.outputs:
+                if not output.is_graph_output():
+                    output.shape = None
+                    output.type = None

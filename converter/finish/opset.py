@@ -14,9 +14,9 @@ from onnx_ir.passes import common
 from onnxscript.version_converter import convert_version
 
 from converter.errors import TargetError
-from converter.finish.graphs import constant_of, replace_uses
+from converter.finish.graphs import constant_of, forget_shapes, main_domain, replace_uses
 from converter.model import Piece
-from converter.onnxfile import Excerpt
+from converter.onnxfile import FROM_FILE, Excerpt
 from converter.onnxfile.memory import as_model
 
 __all__ = ["restate", "to_opset"]
@@ -37,22 +37,31 @@ def to_opset(model: ir.Model, opset: int) -> None:
     Raises:
         TargetError: a node uses what the opset does not have.
     """
+    if "ai.onnx" in model.opset_imports:  # another name of the same domain
+        model.opset_imports[""] = model.opset_imports.pop("ai.onnx")
     found = model.opset_imports.get("", opset)
     if opset > found:
         _raise(model, opset)
-    for version in range(found, opset, -1):
+    for version in range(model.opset_imports.get("", opset), opset, -1):
         _lower(model.graph, version)
-        for function in model.functions.values():
-            _lower(function, version)
     model.opset_imports[""] = opset
+    for function in model.functions.values():
+        for version in range(function.opset_imports.get("", opset), opset, -1):
+            _lower(function, version)
+        if "" in function.opset_imports:
+            function.opset_imports[""] = opset
 
 
 def restate(piece: Piece, opset: int) -> None:
     """Take a piece of an ONNX file to another opset, its weights still where they are."""
     assert isinstance(piece.graph, Excerpt)
+    if any(weight.is_sparse for weight in piece.graph.weights):
+        raise TargetError("a piece with sparse weights stays in the opset of its file")
     model = as_model(piece.graph)
     common.ShapeInferencePass(data_prop=True)(model)
     to_opset(model, opset)
+    forget_shapes(model)
+    model.meta[FROM_FILE] = True
     lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     model.ir_version = max(lowest, model.ir_version) if model.functions else lowest
     piece.graph = model
@@ -75,7 +84,7 @@ def _raise(model: ir.Model, opset: int) -> None:
 def _lower(graph: ir.Graph | ir.Function, version: int) -> None:
     """Take all nodes from `version` to the one before it."""
     for node in list(ir.traversal.RecursiveGraphIterator(graph)):
-        if node.domain != "" or _schema(node, version).since_version != version:
+        if not main_domain(node) or _schema(node, version).since_version != version:
             continue
         rule = _RULES.get((node.op_type, version))
         if rule is None:
@@ -90,8 +99,10 @@ def _lower(graph: ir.Graph | ir.Function, version: int) -> None:
 def _replace(node: ir.Node, result: ir.Value, nodes: list[ir.Node]) -> None:
     old = node.outputs[0]
     result.type, result.shape = old.type, old.shape
-    for new in nodes:
+    for number, new in enumerate(nodes):
         new.metadata_props.update(node.metadata_props)
+        # Names that onnx_ir makes up are those of one graph, and may be those of values around it.
+        new.outputs[0].name = f"{old.name}:opset_{number}"
     owner = node.graph
     assert owner is not None
     owner.insert_before(node, nodes)
@@ -173,6 +184,7 @@ def _split(op: tape.Tape, node: ir.Node) -> None:
         step = -(-size // parts)
         sizes = [min(step, size - step * index) for index in range(parts)]
         listed = _constant(op, np.array(sizes, np.int64))
+        listed.name = f"{node.outputs[0].name}:opset_sizes"
         assert node.graph is not None
         node.graph.insert_before(node, list(op.nodes))
         node.resize_inputs(2)
@@ -202,7 +214,8 @@ def _layer_norm(op: tape.Tape, node: ir.Node) -> ir.Value | None:
     """The operator's definition, in the form that runtimes recognise and fuse again."""
     data, scale = node.inputs[0], node.inputs[1]
     assert data is not None
-    if len([output for output in node.outputs if output.uses()]) > 1 or data.shape is None:
+    more = [output for output in node.outputs[1:] if output.uses() or output.is_graph_output()]
+    if more or data.shape is None:
         raise _needs(node, 17)
     if data.dtype != ir.DataType.FLOAT:
         raise _needs(node, 17)  # it computes in float32; others would need casts

@@ -15,6 +15,7 @@ from converter.finish.cleanup import (
     remove_unused,
     weights_keep_their_names,
 )
+from converter.finish.graphs import forget_shapes
 from converter.finish.layout import cancel_transposes
 from converter.finish.opset import to_opset
 from converter.finish.sizes import fold_sizes, foldable
@@ -62,14 +63,4 @@ def run_passes(piece: Piece, opset: int) -> None:
     common.TopologicalSortPass()(model)
     ends = {spec.name for spec in (*piece.inputs, *piece.outputs)}
     canonical_names(model, ends | weights)
-    _forget_shapes(model)
-
-
-def _forget_shapes(model: ir.Model) -> None:
-    """Drop the shapes of inner values: runtimes infer them, and stale ones would be errors."""
-    for graph in model.graphs():
-        for node in graph:
-            for output in node.outputs:
-                if not output.is_graph_output():
-                    output.shape = None
-                    output.type = None
+    forget_shapes(model)

@@ -3,20 +3,30 @@
 from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import ExternalData, Span
 from converter.onnxfile.file import OnnxFile
+from converter.onnxfile.index import STANDARD
 from converter.onnxfile.skeleton import referring, stub_model
 from converter.onnxfile.tensors import BITS, SMALL, Weight
-from converter.onnxfile.writer import ALIGNMENT, ONE_FILE_LIMIT, write_excerpt
+from converter.onnxfile.writer import (
+    ALIGNMENT,
+    FROM_FILE,
+    ONE_FILE_LIMIT,
+    drop_own_notes,
+    write_excerpt,
+)
 
 __all__ = [
     "ALIGNMENT",
     "BITS",
+    "FROM_FILE",
     "ONE_FILE_LIMIT",
     "SMALL",
+    "STANDARD",
     "Excerpt",
     "ExternalData",
     "OnnxFile",
     "Span",
     "Weight",
+    "drop_own_notes",
     "referring",
     "stub_model",
     "write_excerpt",

@@ -74,6 +74,11 @@ class ExternalData:
             )
         return Span(handle, offset, length)
 
+    @property
+    def opened(self) -> tuple[Path, ...]:
+        """The data files that were opened so far."""
+        return tuple(self._folder / location for location in self._open)
+
     def path(self, location: str) -> Path:
         """The path of a data file that `span` has accepted."""
         return self._folder / location

@@ -163,13 +163,13 @@ class OnnxFile:
             raise SourceError(f"{self.path} is not a readable ONNX file: {error}") from error
 
     def typed(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
-        """Types and shapes of these values: what the file says, else what ONNX infers, else missing."""
+        """Types and shapes of these values: what ONNX infers, else what the file says, else missing."""
         names = set(wanted)
         unknown = {name for name in names if name not in self._typed}
         if unknown:
-            noted = self.types(unknown)
-            inferred = infer_types(self, unknown - noted.keys())
-            self._typed |= {name: noted.get(name) or inferred.get(name) for name in unknown}
+            # Notes go stale when somebody makes a batch symbolic: what can be inferred counts for more.
+            noted, inferred = self.types(unknown), infer_types(self, unknown)
+            self._typed |= {name: _better(inferred.get(name), noted.get(name)) for name in unknown}
         return {name: info for name in names if (info := self._typed[name]) is not None}
 
     def types(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
@@ -197,6 +197,23 @@ class OnnxFile:
         self.external.close()
         self.data.close()
         os.close(self._handle)
+
+
+def _better(
+    inferred: onnx.ValueInfoProto | None, noted: onnx.ValueInfoProto | None
+) -> onnx.ValueInfoProto | None:
+    """What inference says of a value, where it says a shape; names and sizes it has not are the file's."""
+    if inferred is None or noted is None:
+        return inferred or noted
+    kind, other = inferred.type.tensor_type, noted.type.tensor_type
+    if not inferred.type.HasField("tensor_type") or not kind.HasField("shape"):
+        return noted
+    if len(kind.shape.dim) == len(other.shape.dim):
+        for own, there in zip(kind.shape.dim, other.shape.dim, strict=True):
+            unnamed = not own.HasField("dim_value") and not own.dim_param
+            if unnamed or (own.dim_param.startswith("unk__") and there.dim_param):
+                own.CopyFrom(there)
+    return inferred
 
 
 class _Spans:

@@ -14,7 +14,15 @@ from converter.errors import SourceError
 if TYPE_CHECKING:
     from converter.onnxfile.file import OnnxFile
 
-__all__ = ["OutOfOrderError", "captured", "index_nodes", "inner_graphs", "running_order", "symbolic_sizes"]
+__all__ = [
+    "STANDARD",
+    "OutOfOrderError",
+    "captured",
+    "index_nodes",
+    "inner_graphs",
+    "running_order",
+    "symbolic_sizes",
+]
 
 
 def index_nodes(file: OnnxFile) -> Edges:
@@ -30,9 +38,12 @@ def index_nodes(file: OnnxFile) -> Edges:
     for info in file.outputs:
         if info.name not in index.known:
             raise SourceError(f"{file.path}: the output {info.name!r} is not computed")
+        index.edges.value(info.name)  # it may be a weight that no node reads
     return index.edges
 
 
+# Names of ONNX's own domain.
+STANDARD = frozenset(("", "ai.onnx"))
 _NOTED = frozenset(("QuantizeLinear", "DequantizeLinear", "Shape"))
 
 
@@ -44,6 +55,8 @@ class _Index:
         self.edges = Edges()
         self.known = {"", *(info.name for info in file.inputs), *file.weights}
         self.sizes = {i.name: symbolic_sizes(i) for i in file.inputs if i.name not in file.weights}
+        imported = (o.version for o in file.header.opset_import if o.domain in STANDARD)
+        self.opset = max(imported, default=1)
         self.draws = _random_functions(file.header.functions)
         for name, sizes in self.sizes.items():
             self.edges.add_input(name, filter(None, sizes))
@@ -65,13 +78,11 @@ class _Index:
         self.edges.add_node(reads, writes)
         if (graphs or kind == "Constant") and _refers_outside(node, graphs):
             self.file.nodes_with_external_data.add(number)
-        if (
-            is_random(kind, node.input)
-            or (self.draws and (node.domain, kind) in self.draws)
-            or _draws(graphs)
-        ):
+        standard = node.domain in STANDARD
+        drawn = self.draws and (node.domain, kind) in self.draws
+        if drawn or (standard and is_random(kind, node.input)) or _draws(graphs):
             self.edges.random.add(number)
-        if kind in _NOTED and reads and writes:
+        if standard and kind in _NOTED and reads and writes:
             self._note(number, node)
 
     def _note(self, number: int, node: onnx.NodeProto) -> None:
@@ -81,7 +92,7 @@ class _Index:
             edges.quantized[edges.value(node.output[0])] = []
         elif node.op_type == "DequantizeLinear" and edges.ids.get(data) in edges.quantized:
             edges.quantized[edges.ids[data]].append(number)
-        elif node.op_type == "Shape" and data in self.sizes:
+        elif node.op_type == "Shape" and data in self.sizes and self.opset >= 15:  # before, it had no bounds
             symbol = _size_read(node, self.sizes[data])
             if symbol is not None:
                 edges.sizes[number] = symbol

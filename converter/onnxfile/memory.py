@@ -49,6 +49,8 @@ def _tensor(excerpt: Excerpt, weight: Weight) -> ir.TensorProtocol:
             tensor.raw_data = excerpt.file.external.span(weight.name, weight.entries, weight.nbytes).read()
         return ir.serde.deserialize_tensor(tensor)
 
+    if weight.dtype == onnx.TensorProto.STRING:
+        return read()
     return ir.LazyTensor(read, ir.DataType(weight.dtype), ir.Shape(weight.dims), name=weight.name)
 
 

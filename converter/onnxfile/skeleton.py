@@ -76,8 +76,6 @@ def _inferred(
     graph.output.extend(file.outputs)
     reads = {edges.names[v] for n in numbers for v in edges.reads[n]}
     graph.input.extend(before[name] for name in reads if name in before)
-    known = file.types({edges.names[v] for n in numbers for v in edges.writes[n]})
-    graph.value_info.extend(known.values())
     for name, weight in file.weights.items():
         if name in reads and not weight.is_sparse:
             graph.initializer.append(_stub(file, weight))

@@ -18,12 +18,14 @@ from converter.onnxfile.index import inner_graphs
 from converter.onnxfile.tensors import BITS, SMALL, Weight
 from converter.onnxfile.wire import tag
 
-__all__ = ["ALIGNMENT", "ONE_FILE_LIMIT", "write_excerpt"]
+__all__ = ["ALIGNMENT", "FROM_FILE", "ONE_FILE_LIMIT", "drop_own_notes", "write_excerpt"]
 
 # Protobuf stops at 2 GiB; above this, weights go to a file of their own, as ONNX's external data.
 ONE_FILE_LIMIT = 1_500_000_000
 # Of each weight in that file, so that a runtime can map it.
 ALIGNMENT = 4096
+# Key of `onnx_ir.Model.meta` of models that were part of a file, whose notes are to stay.
+FROM_FILE = "converter.from_file"
 _CHUNK = 1 << 20
 _GRAPH, _METADATA = 7, 14
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _ANNOTATION, _RAW = 1, 5, 11, 12, 14, 9
@@ -38,56 +40,82 @@ def write_excerpt(
     metadata: Mapping[str, str],
     *,
     beside: bool | None = None,
-    link: bool = False,
+    home: Path | None = None,
 ) -> list[Path]:
     """Write a piece of a file; returns the files made.
 
     Args:
         excerpt: the piece.
         path: the `.onnx` file to make.
-        metadata: added to the model's metadata_props.
+        metadata: put into the model's metadata_props.
         beside: weights in `<path>.data` (True), all in one file (False), or by their size (None).
-        link: weights that the source has in other files stay there; these are linked into the folder.
+        home: the folder that the file will end in, where weights that the source has in other files are to be
+            referred to and not copied. These must lie in it or below.
 
     Raises:
         SourceError: external data that is not there, or not where it may be.
-        TargetError: the file would be too large for one, or the data files cannot be linked.
+        TargetError: the file would be too large for one, or data to refer to lie outside of its folder.
     """
-    file = excerpt.file
     header = excerpt.header()
+    drop_own_notes(header)
     for key, text in metadata.items():
         header.metadata_props.add(key=key, value=text)
-    made = [path]
     if beside is None:
-        beside = sum(w.nbytes for w in excerpt.weights if not (link and w.entries)) > ONE_FILE_LIMIT
+        beside = home is None and sum(weight.nbytes for weight in excerpt.weights) > ONE_FILE_LIMIT
     data = path.with_name(path.name + ".data") if beside else None
-    linked: dict[str, None] = {}
     with contextlib.ExitStack() as stack:
-        store = stack.enter_context(data.open("wb")) if data else None
+        store = stack.enter_context(data.open("xb")) if data else None
         parts = list(_joined(_nodes(excerpt)))
         for weight in excerpt.weights:
-            if link and weight.entries is not None:
-                file.external.span(weight.name, weight.entries, weight.nbytes)
-                linked[weight.entries["location"]] = None
-                parts.append(Span(file.handle, weight.begin, weight.stop - weight.begin))
+            if home is not None and weight.entries is not None:
+                parts.append(_referring(excerpt, weight, home))
             else:
                 parts += _weight(excerpt, weight, store)
         parts += _ends(excerpt)
-    if data is not None:
-        made.append(data)
     length = sum(len(part) if isinstance(part, bytes) else part.length for part in parts)
     if length >= 1 << 31:
         raise TargetError(
             f"{path.name} would have {length / 1e9:.1f} GB in one file, and protobuf reads no more than 2",
             hint="leave --external-data on auto, or say always",
         )
-    with path.open("wb") as out:
+    with path.open("xb") as out:
         out.write(header.SerializeToString(deterministic=True))
         out.write(tag(_GRAPH, length))
         for part in _joined(parts):
             _copy(part, out)
-    made += [_link(file.external.path(location), path.parent / location) for location in linked]
-    return made
+    return [path] if data is None else [path, data]
+
+
+def drop_own_notes(model: onnx.ModelProto) -> None:
+    """Take away what an earlier cut of this package noted in a model's metadata."""
+    kept = [entry for entry in model.metadata_props if not entry.key.startswith("converter.")]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+
+
+def _referring(excerpt: Excerpt, weight: Weight, home: Path) -> bytes:
+    """An initializer whose bytes stay where the source has them."""
+    external = excerpt.file.external
+    assert weight.entries is not None
+    span = external.span(weight.name, weight.entries, weight.nbytes)
+    place = external.path(weight.entries["location"])
+    real = place.parent.resolve() / place.name
+    if not real.is_relative_to(home.resolve()):
+        raise TargetError(
+            f"{place} lies outside of {home}, and runtimes read no external data from there",
+            hint="--link needs --output to be the folder of the weights, or one above it",
+        )
+    entries = {"location": real.relative_to(home.resolve()), "offset": span.offset, "length": span.length}
+    return _external(weight, entries)
+
+
+def _external(weight: Weight, entries: Mapping[str, object]) -> bytes:
+    head = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
+    head.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in entries.items():
+        head.external_data.add(key=key, value=str(value))
+    body: bytes = head.SerializeToString()
+    return tag(_INITIALIZER, len(body)) + body
 
 
 def _nodes(excerpt: Excerpt) -> Iterable[Part]:
@@ -138,18 +166,14 @@ def _weight(excerpt: Excerpt, weight: Weight, store: BinaryIO | None) -> list[Pa
         return [whole]
     else:
         payload = Span(file.handle, weight.raw[0], weight.raw[1] - weight.raw[0])
-    head = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
     if store is None or payload.length <= SMALL:
+        head = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
         start = head.SerializeToString() + tag(_RAW, payload.length)
         return [tag(_INITIALIZER, len(start) + payload.length) + start, payload]
     store.write(b"\0" * (-store.tell() % ALIGNMENT))
-    head.data_location = onnx.TensorProto.EXTERNAL
-    place = {"location": Path(store.name).name, "offset": store.tell(), "length": payload.length}
-    for key, value in place.items():
-        head.external_data.add(key=key, value=str(value))
+    entries = {"location": Path(store.name).name, "offset": store.tell(), "length": payload.length}
     _copy(payload, store)
-    body = head.SerializeToString()
-    return [tag(_INITIALIZER, len(body)) + body]
+    return [_external(weight, entries)]
 
 
 def _bring_in(excerpt: Excerpt, node: onnx.NodeProto) -> None:
@@ -221,16 +245,3 @@ def _copied(part: Span, done: int, out: BinaryIO) -> int:
     chunk = os.pread(part.handle, min(rest, _CHUNK), offset)
     out.write(chunk)
     return len(chunk)
-
-
-def _link(source: Path, target: Path) -> Path:
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        if not (target.exists() and target.samefile(source)):
-            os.link(source.resolve(), target)
-    except OSError as error:
-        raise TargetError(
-            f"{source} cannot be linked to {target.parent}: {error.strerror}",
-            hint="--link needs the output on the file system of the source; without it weights are copied",
-        ) from error
-    return target

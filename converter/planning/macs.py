@@ -16,35 +16,30 @@ from converter.planning.shapes import Shapes
 __all__ = ["COUNTED", "macs_of"]
 
 # Domains whose operators are counted; local functions and custom operators may hide any work.
-_KNOWN = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft"))
+_KNOWN = frozenset(("", "ai.onnx", "ai.onnx.ml"))
 Rule = Callable[[onnx.NodeProto, Shapes], int]
 
 
 def macs_of(node: onnx.NodeProto, shapes: Shapes) -> int | None:
     """The MACs of a node, inner graphs included; None where a shape or the operator is not known."""
-    if node.domain not in _KNOWN:
-        return None
     rule = COUNTED.get(node.op_type)
-    total = 0
-    if rule is not None:
-        try:
+    if node.domain not in _KNOWN and (rule is None or node.domain != "com.microsoft"):
+        return None
+    total, times = 0, 1
+    try:
+        if rule is not None:
             total = rule(node, shapes)
-        except KeyError:
-            return None
+        if node.op_type == "Scan":  # its body runs as long as its sequence is; others are counted once
+            times = shapes.sizes[node.input[-1]][0]
+    except KeyError:
+        return None
     for attribute in node.attribute:
         for graph in (attribute.g, *attribute.graphs):
             inner = [macs_of(part, shapes) for part in graph.node]
             if None in inner:
                 return None
-            total += sum(count or 0 for count in inner) * _times(node, shapes)
+            total += sum(count or 0 for count in inner) * times
     return total
-
-
-def _times(node: onnx.NodeProto, shapes: Shapes) -> int:
-    """How often a body runs: a Scan's as long as its sequence, others' once."""
-    if node.op_type != "Scan":
-        return 1
-    return shapes.sizes[node.input[-1]][0]
 
 
 def _attributes(node: onnx.NodeProto) -> Mapping[str, onnx.AttributeProto]:
@@ -64,7 +59,8 @@ def _conv_transpose(node: onnx.NodeProto, shapes: Shapes) -> int:
 
 def _product(node: onnx.NodeProto, shapes: Shapes) -> int:
     """Each output element sums over the inner axis, the last of the first factor."""
-    return math.prod(shapes.sizes[node.output[0]]) * shapes.sizes[node.input[0]][-1]
+    transposed = "transA" in _attributes(node) and _attributes(node)["transA"].i
+    return math.prod(shapes.sizes[node.output[0]]) * shapes.sizes[node.input[0]][-2 if transposed else -1]
 
 
 def _gemm(node: onnx.NodeProto, shapes: Shapes) -> int:
@@ -114,6 +110,7 @@ COUNTED: dict[str, Rule] = {
     "ConvInteger": _conv,
     "QLinearConv": _conv,
     "FusedConv": _conv,
+    "DeformConv": _conv,
     "ConvTranspose": _conv_transpose,
     "MatMul": _product,
     "MatMulInteger": _product,

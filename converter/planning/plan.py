@@ -45,7 +45,7 @@ class CutCost:
         kind: its class or operator.
         depth: how far down it is, from 0 to 1: its place in the order of execution.
         single: whether its own tensor is all that crosses.
-        crossing: every tensor that crosses.
+        crossing: every tensor that crosses, inputs of the model that both sides need included.
         crossing_bytes: their bytes for one sample; None where a shape is not known.
         trunk: what it takes to compute them.
         head: what is left to compute.
@@ -105,27 +105,29 @@ def plan(
     legal = legal_cuts(model, model.outputs)
     cuts = []
     for place, layer in enumerate(model.layers):
+        inputs: Sequence[str] = ()
         if layer.name in legal:
             crossing: Sequence[Boundary] = layer.boundaries
         elif every and layer.boundaries:
-            crossing = _crossing(model, layer)
+            crossing, inputs = _crossing(model, layer)
         else:
             continue
         if not crossing:
             continue
         depth = place / max(len(model.layers) - 1, 1)
-        cuts.append(book.cost(layer, crossing, depth, single=layer.name in legal))
-    inputs = tuple(_sized(spec.name, spec, shapes) for spec in model.inputs)
+        cuts.append(book.cost(layer, crossing, inputs, depth, single=layer.name in legal))
+    sized = tuple(_sized(spec.name, spec, shapes) for spec in model.inputs)
     whole = book.side(book.needed, ())
-    return Plan(tuple(cuts), whole, inputs, shapes.assumed, tuple(book.uncounted))
+    return Plan(tuple(cuts), whole, sized, shapes.assumed, tuple(book.uncounted))
 
 
-def _crossing(model: LayeredModel, layer: Layer) -> Sequence[Boundary]:
+def _crossing(model: LayeredModel, layer: Layer) -> tuple[Sequence[Boundary], Sequence[str]]:
+    """The boundaries that cross a cut behind a layer, and the model's inputs that both sides need."""
     ids = edges_of(model.graph).ids
     if any(b.value not in ids for b in layer.boundaries):
-        return ()
+        return (), ()
     edge = frontier(model, layer.boundaries, model.outputs)
-    return (*edge.cut, *edge.crossing) if edge.cut else ()
+    return ((*edge.cut, *edge.crossing), edge.inputs) if edge.cut else ((), ())
 
 
 def _sized(value: str, spec: TensorSpec, shapes: Shapes) -> TensorSpec:
@@ -173,16 +175,22 @@ class _Book:
         flags[list(nodes)] = True
         return flags
 
-    def cost(self, layer: Layer, crossing: Sequence[Boundary], depth: float, *, single: bool) -> CutCost:
-        """The cost of a cut at these boundaries."""
+    def cost(
+        self, layer: Layer, crossing: Sequence[Boundary], inputs: Sequence[str], depth: float, *, single: bool
+    ) -> CutCost:
+        """The cost of a cut at these boundaries, over which these inputs of the model go as well."""
         values = [boundary.value for boundary in crossing]
-        sizes = [self._bytes(value) for value in values]
+        sizes = [self._bytes(value) for value in (*values, *inputs)]
+        fed = [spec for spec in self.model.inputs if spec.name in inputs]
         return CutCost(
             layer=layer.name,
             kind=layer.kind,
             depth=depth,
             single=single,
-            crossing=tuple(_sized(b.value, b.spec, self.shapes) for b in crossing),
+            crossing=(
+                *(_sized(b.value, b.spec, self.shapes) for b in crossing),
+                *(_sized(spec.name, spec, self.shapes) for spec in fed),
+            ),
             crossing_bytes=None if None in sizes else sum(size or 0 for size in sizes),
             trunk=self.side(self._nodes_for(values), values),
             head=self.side(self._nodes_for([b.value for b in self.model.outputs], values), values),

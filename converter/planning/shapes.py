@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from converter.errors import UsageError
 from converter.model import LayeredModel
 from converter.onnxfile import SMALL, OnnxFile, stub_model
 
@@ -68,6 +69,7 @@ def concrete(model: LayeredModel, given: Mapping[str, Sequence[int]]) -> Shapes:
     proto = stub_model(graph) if isinstance(graph, OnnxFile) else _stub_of(graph)
     assumed: dict[str, int] = {}
     held = {tensor.name for tensor in proto.graph.initializer}
+    _check(given, {info.name: info for info in proto.graph.input if info.name not in held})
     for info in proto.graph.input:
         if info.name not in held:
             _fix(info, given.get(info.name, ()), assumed)
@@ -103,6 +105,20 @@ def _from_boundaries(model: LayeredModel, shapes: Shapes) -> None:
             sizes = [1 if s == "batch" else shapes.assumed.get(str(s), s) for s in boundary.spec.shape]
             if boundary.value not in shapes.sizes and all(isinstance(size, int) for size in sizes):
                 shapes.sizes[boundary.value] = tuple(int(size) for size in sizes)
+
+
+def _check(given: Mapping[str, Sequence[int]], inputs: Mapping[str, onnx.ValueInfoProto]) -> None:
+    """Refuse sizes that no input has."""
+    for name, sizes in given.items():
+        if name not in inputs:
+            raise UsageError(f"no input is called {name!r}", hint=f"the inputs are {', '.join(inputs)}")
+        dims = inputs[name].type.tensor_type.shape.dim
+        fixed = [dim.dim_value if dim.HasField("dim_value") else None for dim in dims]
+        if len(fixed) != len(sizes) or any(f not in (None, s) for f, s in zip(fixed, sizes, strict=True)):
+            says = "x".join(
+                dim.dim_param or str(dim.dim_value) if dim.dim_param or dim.dim_value else "?" for dim in dims
+            )
+            raise UsageError(f"{name} has the shape {says}, which {'x'.join(map(str, sizes))} is not")
 
 
 def _fix(info: onnx.ValueInfoProto, given: Sequence[int], assumed: dict[str, int]) -> None:

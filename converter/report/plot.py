@@ -46,5 +46,5 @@ def plot_plan(path: Path, title: str, cuts: Sequence[Any]) -> None:
         axes.grid(alpha=0.3)
     try:
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UsageError(f"--plot {path}: {error}") from error

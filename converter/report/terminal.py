@@ -39,7 +39,9 @@ class Terminal:
             self.comparisons(document)
         for target in document.targets:
             path = f"{folder}/{target['path']}"
-            self.console.print(f"{path}  {_bytes(target['bytes'])}", highlight=False, soft_wrap=True)
+            self.console.print(
+                f"{path}  {_bytes(target['bytes'])}", highlight=False, soft_wrap=True, markup=False
+            )
         self.verdict(document)
 
     def comparisons(self, document: Document) -> None:
@@ -52,7 +54,7 @@ class Terminal:
         for comparison in document.proof.comparisons:
             if comparison.problem:
                 text = f"{comparison.piece} {comparison.output}: {comparison.problem}"
-                self.console.print(text, style="red", highlight=False, soft_wrap=True)
+                self.console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
 
     def verdict(self, document: Document) -> None:
         """Print the status, and a warning where weights are initial ones."""
@@ -63,7 +65,9 @@ class Terminal:
         self.console.print(text, soft_wrap=True)
         if not document.source.trained:
             weights = document.source.weights
-            self.console.print(f"UNTRAINED: the weights are {weights}", style="yellow", soft_wrap=True)
+            self.console.print(
+                f"UNTRAINED: the weights are {weights}", style="yellow", soft_wrap=True, markup=False
+            )
 
 
 def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str]) -> None:
@@ -90,7 +94,9 @@ def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | No
     assumed = {name: size for name, size in plan.assumed.items() if size != 1}
     if assumed:
         sizes = ", ".join(f"{name} = {size}" for name, size in assumed.items())
-        console.print(f"assumed: {sizes}; --shape says otherwise", soft_wrap=True, highlight=False)
+        console.print(
+            f"assumed: {sizes}; --shape says otherwise", soft_wrap=True, highlight=False, markup=False
+        )
     if plan.uncounted:
         some = ", ".join(plan.uncounted[:5])
         console.print(
@@ -166,7 +172,7 @@ def _print_table(console: Console, title: str, heads: Sequence[str], rows: Seque
     if not console.is_terminal:
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         if title:
-            console.print(title, soft_wrap=True, highlight=False)
+            console.print(title, soft_wrap=True, highlight=False, markup=False)
         for row in (heads, *rows):
             line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True))
             console.print(line.rstrip(), soft_wrap=True, highlight=False, markup=False)

@@ -45,7 +45,8 @@ def frontier(model: LayeredModel, starts: Sequence[Boundary], ends: Sequence[Bou
     """
     edges = edges_of(model.graph)
     wanted = {edges.ids[b.value]: b for b in starts}
-    varying = edges.varying(also=wanted)
+    # Layers put out tensors of sizes alone besides others; a tensor that was itself asked for is meant.
+    varying = edges.varying(also=() if model.anywhere is None else wanted)
     sizes = edges.symbols_of_constants(varying)
     near = set(edges.upstream(wanted) & varying)
     together = [node for node in edges.random if not near.isdisjoint(edges.writes[node])]

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import fnmatch
-import re
 from collections.abc import Sequence
 
 from converter.errors import CutError
-from converter.model import Boundary, Layer
+from converter.model import Boundary, Layer, is_glob, matches
 
 __all__ = ["select"]
-
-_GLOB = frozenset("*?[")
-_SEPARATOR = re.compile(r"([/.])")
 
 
 def select(
@@ -52,8 +47,8 @@ def _select_one(pattern: str, layers: Sequence[Layer], inputs: Sequence[str]) ->
         raise CutError(
             f"layer {pattern!r} is called {len(calls)} times: {names}", hint="name one of the calls"
         )
-    if _GLOB & set(pattern):
-        matching = [b for layer in layers if _matches(layer.name, pattern) for b in layer.boundaries]
+    if is_glob(pattern):
+        matching = [b for layer in layers if matches(layer.name, pattern) for b in layer.boundaries]
         if matching:
             return tuple(matching)
         raise CutError(f"no layer matches {pattern!r}", hint=_nearest(pattern, layers))
@@ -63,11 +58,6 @@ def _select_one(pattern: str, layers: Sequence[Layer], inputs: Sequence[str]) ->
             hint=f"the first layers are {_listed([layer.name for layer in layers[:3]])}",
         )
     raise CutError(f"no layer is called {pattern!r}", hint=_nearest(pattern, layers))
-
-
-def _matches(name: str, pattern: str) -> bool:
-    parts, globs = _SEPARATOR.split(name), _SEPARATOR.split(pattern)
-    return len(parts) == len(globs) and all(map(fnmatch.fnmatchcase, parts, globs))
 
 
 def _nearest(pattern: str, layers: Sequence[Layer]) -> str:

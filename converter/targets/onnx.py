@@ -18,7 +18,15 @@ import onnx
 
 from converter.errors import TargetError
 from converter.model import Piece
-from converter.onnxfile import ALIGNMENT, ONE_FILE_LIMIT, SMALL, Excerpt, write_excerpt
+from converter.onnxfile import (
+    ALIGNMENT,
+    FROM_FILE,
+    ONE_FILE_LIMIT,
+    SMALL,
+    Excerpt,
+    drop_own_notes,
+    write_excerpt,
+)
 from converter.onnxfile.wire import tag
 
 __all__ = ["FRAMEWORK", "SUFFIX", "write"]
@@ -30,7 +38,12 @@ _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9
 
 
 def write(
-    piece: Piece, path: Path, metadata: Mapping[str, str], *, beside: bool | None = None, link: bool = False
+    piece: Piece,
+    path: Path,
+    metadata: Mapping[str, str],
+    *,
+    beside: bool | None = None,
+    home: Path | None = None,
 ) -> list[Path]:
     """Write a piece; returns the files made.
 
@@ -39,13 +52,13 @@ def write(
         path: the `.onnx` file to make; `<path>.data` beside it where the weights are too large for one file.
         metadata: goes into the model's metadata_props, in this order.
         beside: weights in a file beside (True), in the same file (False), or by their size (None).
-        link: external data of an ONNX source stay where they are, and are linked into the folder.
+        home: the folder that the file will end in, for external data of an ONNX source to be referred to.
 
     Raises:
-        TargetError: too large for one file, or data that cannot be linked.
+        TargetError: too large for one file, or data to refer to that lie outside of its folder.
     """
     if isinstance(piece.graph, Excerpt):
-        return write_excerpt(piece.graph, path, metadata, beside=beside, link=link)
+        return write_excerpt(piece.graph, path, metadata, beside=beside, home=home)
     proto, tensors = _without_weights(piece, metadata)
     total = sum(tensor.nbytes for _, tensor in tensors)
     if beside or (beside is None and total > ONE_FILE_LIMIT):
@@ -119,11 +132,14 @@ def _without_weights(
         for name in held:
             graph.initializers.pop(name, None)
         graph.initializers.update(held)
-    proto.producer_name, proto.producer_version = "converter", version("converter")
-    proto.ClearField("doc_string")
-    proto.graph.ClearField("doc_string")
-    proto.graph.name = piece.role
-    del proto.metadata_props[:]
+    if model.meta.get(FROM_FILE):
+        drop_own_notes(proto)
+    else:  # what exporters note speaks of themselves
+        proto.producer_name, proto.producer_version = "converter", version("converter")
+        proto.ClearField("doc_string")
+        proto.graph.ClearField("doc_string")
+        proto.graph.name = piece.role
+        del proto.metadata_props[:]
     for key, text in metadata.items():
         proto.metadata_props.add(key=key, value=text)
     return proto, list(streamed.items())

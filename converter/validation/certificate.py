@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from converter.validation.comparison import Comparison
+from converter.validation.comparison import EMPTY, Comparison
 
 __all__ = ["Certificate"]
 
@@ -26,11 +26,13 @@ class Certificate:
     @property
     def passed(self) -> bool:
         """Whether something was compared and every comparison passed."""
-        return bool(self.comparisons) and all(c.passed for c in self.comparisons)
+        compared = any(c.problem != EMPTY for c in self.comparisons)
+        return compared and all(c.passed for c in self.comparisons)
 
     def failures(self) -> tuple[Comparison, ...]:
         """The comparisons that did not pass."""
-        return tuple(c for c in self.comparisons if not c.passed)
+        failed = tuple(c for c in self.comparisons if not c.passed)
+        return failed if failed or self.passed else self.comparisons
 
     def __str__(self) -> str:
         if self.passed:

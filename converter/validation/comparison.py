@@ -16,7 +16,7 @@ import numpy as np
 
 from converter.model import Array
 
-__all__ = ["TOLERANCES", "Comparison", "compare", "spread_of"]
+__all__ = ["EMPTY", "TOLERANCES", "Comparison", "compare", "spread_of"]
 
 # Largest scaled error that passes, a dtype. Rounding in a sum of n terms grows as eps * sqrt(n) when errors
 # are independent; the deepest models in use sum about 2^18 terms on the longest path, hence
@@ -28,6 +28,10 @@ TOLERANCES = {
     "float16": 2.0**-6,
     "bfloat16": 2.0**-4,
 }
+
+
+# What an equal and empty output has for a `problem`: it agrees, and proves nothing.
+EMPTY = "both are empty"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +82,8 @@ def compare(
         problem = f"{wrong} of {got.size} strings differ" if wrong else _constant(spread, 0.0)
         figures = (math.inf, math.inf, 0.0, -math.inf) if wrong else (0.0, 0.0, 1.0, math.inf)
         return Comparison(piece, output, batch, *figures, tolerance, problem is None, problem)
+    if reference.size == 0:
+        return Comparison(piece, output, batch, 0.0, 0.0, 1.0, math.inf, tolerance, True, EMPTY)
     a, b = _as_float(got), _as_float(reference)
     finite = np.isfinite(b)
     strange = ~finite

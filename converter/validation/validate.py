@@ -62,7 +62,7 @@ def validate(
     }
     comparisons = []
     for feeds, reference in zip(batches, references, strict=True):
-        size = len(next(iter(feeds.values()))) if feeds else 0
+        size = next((len(value) for value in feeds.values() if np.ndim(value)), 1)
         for candidate in candidates:
             got = _run(candidate, {**feeds, **{b.name: reference[b.value] for b in candidate.starts}})
             comparisons += _compare(candidate, candidate.name, size, got, reference, spreads)
@@ -93,7 +93,7 @@ def _compare(
     for boundary, output in candidate.ends:
         expected, found = _parts(reference[boundary.value]), _parts(got.get(output))
         several = not isinstance(reference[boundary.value], np.ndarray)
-        for index in range(max(len(expected), len(found), 1)):
+        for index in range(max(len(expected), len(found), 0 if several else 1)):
             label = f"{boundary.name}[{index}]" if several else boundary.name
             a, b = (part[index] if index < len(part) else None for part in (found, expected))
             spread = spreads.get((boundary.value, index), 0.0)

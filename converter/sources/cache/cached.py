@@ -72,6 +72,7 @@ class CachedSource:
         self._loaded: tuple[int, _Outline, LayeredModel] | None = None
         self.info: SourceInfo = source.info
         self.packages: tuple[str, ...] = source.packages
+        self.beside = source.beside
         self.origin = source.origin
 
     @property

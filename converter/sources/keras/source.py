@@ -31,6 +31,7 @@ class KerasSource:
     """A built Keras model, seen through the verbs that every source has."""
 
     packages: tuple[str, ...] = ("tensorflow", "tensorflow-cpu", "keras", "tf2onnx")
+    beside: tuple[Path, ...] = ()
 
     def __init__(
         self,

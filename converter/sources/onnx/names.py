@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
 
-from converter.model import Boundary, Layer
+from converter.model import Boundary, Layer, is_glob, matches
 from converter.onnxfile import OnnxFile
 from converter.sources.onnx.scopes import scopes_of
 
@@ -32,7 +32,7 @@ class Names:
         edges = self._file.edges
         numbers = self._called(name)
         base, at, index = name.rpartition("@")
-        if not numbers and at and index.isdigit():
+        if not numbers and at and index.isascii() and index.isdecimal():
             calls = self._called(base)
             numbers = calls[int(index) : int(index) + 1]
         if numbers:
@@ -65,6 +65,13 @@ class Names:
                     entries.append((number, 0, self._node(number, label)))
         entries.sort(key=lambda entry: entry[:2])
         return [layer for _, _, layer in entries]
+
+    def tensors_like(self, pattern: str, layers: Iterable[Layer]) -> list[Layer]:
+        """The tensors that a glob means, where no layer's name matches it."""
+        if not is_glob(pattern) or any(matches(layer.name, pattern) for layer in layers):
+            return []
+        edges = self._file.edges
+        return [self._tensor(edges.names[v]) for v in edges.producer if matches(edges.names[v], pattern)]
 
     @cached_property
     def _nodes(self) -> dict[str, list[int]]:

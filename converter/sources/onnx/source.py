@@ -47,6 +47,10 @@ class OnnxSource:
         self._taps: tuple[tuple[str, ...], Session] | None = None
 
     @property
+    def beside(self) -> tuple[Path, ...]:
+        return self.file.external.opened
+
+    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         return tuple(self._spec(info) for info in self.file.inputs if info.name not in self.file.weights)
 
@@ -62,10 +66,14 @@ class OnnxSource:
 
     def _found(self) -> tuple[Layer, ...]:
         """The layers that are named next, or all where a name means none or several."""
-        found = [self._names.find(name) for name in self._wanted]
-        if found and all(found):
-            return tuple(layer for layer in found if layer is not None)
-        return tuple(self._names.all())
+        named = [(name, self._names.find(name)) for name in self._wanted]
+        found = [layer for _, layer in named if layer is not None]
+        if named and len(found) == len(named):
+            return tuple(found)
+        layers = self._names.all()
+        for pattern in (name for name, layer in named if layer is None):
+            layers += self._names.tensors_like(pattern, layers)
+        return tuple({layer.name: layer for layer in (*found, *layers)}.values())
 
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         del trunk  # nothing is traced: what comes after a cut costs nothing
@@ -138,6 +146,23 @@ def _shape_and_dtype(kind: onnx.TypeProto, name: str) -> tuple[tuple[Dim, ...], 
     return tuple(sizes), _dtype(tensor.elem_type)
 
 
+# Where NumPy and ml_dtypes call an element type otherwise than ONNX.
+_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "undefined": "unknown",
+    "float8e4m3fn": "float8_e4m3fn",
+    "float8e4m3fnuz": "float8_e4m3fnuz",
+    "float8e5m2": "float8_e5m2",
+    "float8e5m2fnuz": "float8_e5m2fnuz",
+    "float8e8m0": "float8_e8m0fnu",
+    "float4e2m1": "float4_e2m1fn",
+}
+
+
 def _dtype(number: int) -> str:
-    name = str(onnx.TensorProto.DataType.Name(number)).lower()
-    return {"float": "float32", "double": "float64"}.get(name, name)
+    try:
+        name = str(onnx.TensorProto.DataType.Name(number)).lower()
+    except ValueError:
+        return "unknown"
+    return _NAMES.get(name, name)

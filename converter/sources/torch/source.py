@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
@@ -26,6 +27,7 @@ class TorchSource:
     """A PyTorch module, seen through the verbs that every source has."""
 
     packages: tuple[str, ...] = ("torch", "torchvision", "timm", "transformers")
+    beside: tuple[Path, ...] = ()
 
     def __init__(self, model: Any, info: SourceInfo, signature: Signature, origin: str | None = None) -> None:
         self.info = info
