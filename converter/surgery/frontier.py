@@ -88,13 +88,13 @@ def _walk_back(
     while stack:
         value = stack.pop()
         needed |= sizes.get(value, frozenset())
-        if value in seen:
+        if value in seen or value not in varying:
             continue
         seen.add(value)
         is_input = value not in edges.producer
         if value in wanted or (value in near and (is_input or model.is_boundary(edges.names[value]))):
             met[value] = None
-        elif not is_input and value in varying:
+        elif not is_input:
             stack.extend(edges.before(value))
     return met, needed
 
