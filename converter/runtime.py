@@ -106,7 +106,7 @@ class Session:
         except Exception as error:
             unknown = "is not a registered" in str(error)
             raise ValidationError(
-                f"ONNX Runtime cannot load {name}: {error}",
+                f"ONNX Runtime cannot load {name}: {str(error).replace(str(model), name)}",
                 hint="--custom-ops LIB names a library with its operators" if unknown else None,
             ) from error
         got = self._session.get_providers()[0]
