@@ -61,7 +61,13 @@ def provider_for(device: str) -> str:
 
 
 class Session:
-    """A model loaded for inference on one provider, with no silent fallback."""
+    """A model loaded for inference on one provider, with no silent fallback.
+
+    Attributes:
+        inputs: names of what has to be fed.
+        outputs: names of what comes out.
+        types: output → ONNX Runtime's word for its type (`tensor(float)`), and its sizes.
+    """
 
     def __init__(
         self,
@@ -105,8 +111,9 @@ class Session:
             self._session = runtime.InferenceSession(content, options, providers=[(provider, settings)])
         except Exception as error:
             unknown = "is not a registered" in str(error)
+            words = str(error).replace(str(model), name) if isinstance(model, Path) else str(error)
             raise ValidationError(
-                f"ONNX Runtime cannot load {name}: {str(error).replace(str(model), name)}",
+                f"ONNX Runtime cannot load {name}: {words}",
                 hint="--custom-ops LIB names a library with its operators" if unknown else None,
             ) from error
         got = self._session.get_providers()[0]
@@ -119,6 +126,7 @@ class Session:
                 f"ONNX Runtime's Python interface has no arrays of these types: {', '.join(strange)}",
                 hint="cut at a tensor of another type, or write without proof: --no-validate",
             )
+        self.types = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 

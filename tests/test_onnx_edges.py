@@ -143,6 +143,15 @@ def test_notes_of_types_that_are_stale(tmp_path: Path) -> None:
     assert cut.validate().passed
 
 
+def test_types_of_the_runtimes_own_operators(tmp_path: Path) -> None:
+    text = """g (float[batch, 4] x) => (float[batch, 4] y)
+        { a = Relu(x) b = com.microsoft.QuickGelu(a) y = Neg(b) }"""
+    path = saved(text, tmp_path, '"": 18, "com.microsoft": 1')
+    cut = converter.load(path).cut(split="b")
+    assert cut.pieces[1].inputs[0].dtype == "float32"
+    assert cut.validate().passed
+
+
 # ---------------------------------------------------------------- samples and comparisons
 
 

@@ -172,6 +172,10 @@ class OnnxFile:
             self._typed |= {name: _better(inferred.get(name), noted.get(name)) for name in unknown}
         return {name: info for name in names if (info := self._typed[name]) is not None}
 
+    def note(self, info: onnx.ValueInfoProto) -> None:
+        """Keep the type of a value that neither the file nor inference has."""
+        self._typed[info.name] = info
+
     def types(self, wanted: Iterable[str]) -> dict[str, onnx.ValueInfoProto]:
         """What the file itself says about these values: inputs, outputs and noted types."""
         names = set(wanted)

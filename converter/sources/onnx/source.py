@@ -44,6 +44,7 @@ class OnnxSource:
         self._names = Names(file, self._boundary)
         self._wanted: tuple[str, ...] = ()
         self._layers: tuple[Layer, ...] | None = None
+        self._listing = False
         self._taps: tuple[tuple[str, ...], Session] | None = None
 
     @property
@@ -70,7 +71,9 @@ class OnnxSource:
         found = [layer for _, layer in named if layer is not None]
         if named and len(found) == len(named):
             return tuple(found)
+        self._listing = True
         layers = self._names.all()
+        self._listing = False
         for pattern in (name for name, layer in named if layer is None):
             layers += self._names.tensors_like(pattern, layers)
         return tuple({layer.name: layer for layer in (*found, *layers)}.values())
@@ -120,7 +123,25 @@ class OnnxSource:
 
     def _boundary(self, name: str) -> Boundary:
         info = self.file.typed([name]).get(name)
+        if info is None and not self._listing:
+            info = self._asked(name)
         return Boundary(self._spec(info) if info is not None else TensorSpec(name, ("...",), "unknown"), name)
+
+    def _asked(self, name: str) -> onnx.ValueInfoProto | None:
+        """A type that ONNX cannot infer, as ONNX Runtime has it, which knows further operators."""
+        model, folder = referring(self.file, {name: onnx.ValueInfoProto(name=name)})
+        try:
+            session = Session(model, folder=folder, optimize=False, custom_ops=self._custom_ops)
+        except ValidationError:
+            return None  # the file does not run as it is: cutting it says what is missing
+        word, sizes = session.types[name]
+        number = _TENSORS.get(word)
+        if number is None:
+            return None
+        shape = [size if isinstance(size, (int, str)) else None for size in sizes]
+        info = onnx.helper.make_tensor_value_info(name, number, shape)
+        self.file.note(info)
+        return info
 
     def _spec(self, info: onnx.ValueInfoProto) -> TensorSpec:
         return TensorSpec(info.name, *_shape_and_dtype(info.type, info.name))
@@ -146,6 +167,12 @@ def _shape_and_dtype(kind: onnx.TypeProto, name: str) -> tuple[tuple[Dim, ...], 
     return tuple(sizes), _dtype(tensor.elem_type)
 
 
+# ONNX Runtime's words for tensors.
+_TENSORS = {
+    f"tensor({name.lower()})": number
+    for name, number in onnx.TensorProto.DataType.items()
+    if name != "UNDEFINED"
+}
 # Where NumPy and ml_dtypes call an element type otherwise than ONNX.
 _NAMES = {
     "float": "float32",
