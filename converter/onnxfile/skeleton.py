@@ -71,7 +71,11 @@ def _inferred(
     model.CopyFrom(file.header)
     graph = model.graph
     graph.name = "g"
-    graph.node.extend(file.node(number) for number in numbers)
+    for number in numbers:
+        node = file.node(number)
+        del node.metadata_props[:]  # kilobytes a node, where exporters leave their stacks
+        node.ClearField("doc_string")
+        graph.node.append(node)
     graph.input.extend(file.inputs)
     graph.output.extend(file.outputs)
     reads = {edges.names[v] for n in numbers for v in edges.reads[n]}
