@@ -57,7 +57,13 @@ class OnnxSource:
 
     @property
     def outputs(self) -> tuple[Boundary, ...]:
-        return tuple(self._boundary(info.name) for info in self.file.outputs)
+        # What a file declares needs no inference, which for an output would go through the whole graph.
+        return tuple(
+            Boundary(self._spec(info), info.name)
+            if info.type.tensor_type.HasField("shape")
+            else self._boundary(info.name)
+            for info in self.file.outputs
+        )
 
     @property
     def layers(self) -> tuple[Layer, ...]:
