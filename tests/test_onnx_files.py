@@ -547,7 +547,8 @@ def test_the_source_is_never_written_over(name: str, link: bool, tmp_path: Path)
     assert {file: file.read_bytes() for file in tmp_path.iterdir()} == files
 
 
-def test_constants_of_nodes_that_lie_outside(tmp_path: Path) -> None:
+@pytest.mark.parametrize("opset", [None, 17])
+def test_constants_of_nodes_that_lie_outside(opset: int | None, tmp_path: Path) -> None:
     body = "{ w = Constant<value=float[1] {0}>() a = MatMul(x, w) y = Relu(a) }"
     proto = model(f"g (float[2, 4] x) => (float[2, 5] y) {body}")
     tensor = proto.graph.node[0].attribute[0].t
@@ -558,7 +559,7 @@ def test_constants_of_nodes_that_lie_outside(tmp_path: Path) -> None:
     tensor.external_data.add(key="location", value="c.bin")
     path = tmp_path / "net.onnx"
     path.write_bytes(proto.SerializeToString())
-    converter.load(path).cut(to="a").save(tmp_path / "out", validate=False)
+    converter.load(path).cut(to="a", opset=opset).save(tmp_path / "out", validate=False)
     x = random(2, 4)
     session = ort.InferenceSession(tmp_path / "out/trunk.onnx", providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(session.run(None, {"x": x})[0], x @ WEIGHTS["w"], rtol=1e-5)

@@ -5,12 +5,13 @@ from converter.onnxfile.external import ExternalData, Span
 from converter.onnxfile.file import OnnxFile
 from converter.onnxfile.index import STANDARD
 from converter.onnxfile.skeleton import referring, stub_model
-from converter.onnxfile.tensors import BITS, SMALL, Weight
+from converter.onnxfile.tensors import BITS, SMALL, Weight, external_stub
 from converter.onnxfile.writer import (
     ALIGNMENT,
     FROM_FILE,
     ONE_FILE_LIMIT,
     drop_own_notes,
+    refuse_too_large,
     write_excerpt,
 )
 
@@ -27,7 +28,9 @@ __all__ = [
     "Span",
     "Weight",
     "drop_own_notes",
+    "external_stub",
     "referring",
+    "refuse_too_large",
     "stub_model",
     "write_excerpt",
 ]

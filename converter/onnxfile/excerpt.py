@@ -10,7 +10,7 @@ import onnx
 
 from converter.onnxfile.file import OnnxFile
 from converter.onnxfile.index import inner_graphs
-from converter.onnxfile.tensors import Weight
+from converter.onnxfile.tensors import Weight, nbytes_of
 
 __all__ = ["Excerpt"]
 
@@ -80,6 +80,22 @@ class Excerpt:
         kept = {weight.name for weight in self.weights}
         return [info for info in self.file.inputs if info.name in kept]
 
+    def rewritten(self, number: int) -> onnx.NodeProto | None:
+        """A node that is not to be written as it stands in the file: changed, or with data outside of it."""
+        node = self.changed.get(number)
+        if number in self.file.nodes_with_external_data:
+            node = node or self.file.node(number, whole=True)
+            _bring_in(self.file, node)
+        return node
+
+    @property
+    def copies(self) -> list[onnx.NodeProto]:
+        """The nodes that give values which pass through a name of their own."""
+        return [
+            onnx.NodeProto(op_type="Identity", name=f"{new}/copy", input=[name], output=[new])
+            for name, new in self.copied
+        ]
+
     def kept_nodes(self) -> Iterator[onnx.NodeProto]:
         """The nodes, without large constants."""
         file = self.file
@@ -110,6 +126,21 @@ class Excerpt:
         header.functions.extend(body for key, body in bodies.items() if key in called)
         header.opset_import.extend(o for o in self.file.header.opset_import if _domain(o.domain) in used)
         return header
+
+
+def _bring_in(file: OnnxFile, node: onnx.NodeProto) -> None:
+    """Put external data of constants inside a node into it."""
+    tensors = [attribute.t for attribute in node.attribute if attribute.t.data_location]
+    for graph in inner_graphs(node):
+        tensors += [tensor for tensor in graph.initializer if tensor.data_location]
+        for inner in graph.node:
+            _bring_in(file, inner)
+    for tensor in tensors:
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        name = tensor.name or node.name or node.op_type
+        tensor.raw_data = file.external.span(name, entries, nbytes_of(tensor.dims, tensor.data_type)).read()
+        tensor.ClearField("data_location")
+        del tensor.external_data[:]
 
 
 def _domain(name: str) -> str:

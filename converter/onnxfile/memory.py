@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 import onnx_ir as ir
 
 from converter.onnxfile.excerpt import Excerpt
-from converter.onnxfile.tensors import Weight
+from converter.onnxfile.tensors import Weight, external_stub
 from converter.onnxfile.wire import fields
 
-__all__ = ["as_model"]
+__all__ = ["as_model", "without_initializers"]
 
 
 def as_model(excerpt: Excerpt) -> ir.Model:
@@ -19,9 +21,8 @@ def as_model(excerpt: Excerpt) -> ir.Model:
     graph = proto.graph
     graph.CopyFrom(file.about)
     for number in excerpt.numbers:
-        graph.node.append(excerpt.changed.get(number) or file.node(number, whole=True))
-    for name, new in excerpt.copied:
-        graph.node.add(op_type="Identity", name=f"{new}/copy", input=[name], output=[new])
+        graph.node.append(excerpt.rewritten(number) or file.node(number, whole=True))
+    graph.node.extend(excerpt.copies)
     graph.input.extend([*excerpt.inputs, *excerpt.weights_as_inputs])
     graph.output.extend(excerpt.outputs)
     ends = {info.name for info in (*excerpt.inputs, *excerpt.outputs)}
@@ -30,14 +31,28 @@ def as_model(excerpt: Excerpt) -> ir.Model:
         if weight.is_sparse:
             graph.sparse_initializer.add().ParseFromString(_message(excerpt, weight))
         else:
-            stub = graph.initializer.add(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-            stub.data_location = onnx.TensorProto.EXTERNAL  # replaced below
-            stub.external_data.add(key="location", value=file.path.name)
+            place = {"location": file.path.name}  # replaced below
+            graph.initializer.append(external_stub(weight.name, weight.dims, weight.dtype, place))
     model = ir.from_proto(proto)
     for weight in excerpt.weights:
         if not weight.is_sparse:
             model.graph.initializers[weight.name].const_value = _tensor(excerpt, weight)
     return model
+
+
+def without_initializers(model: ir.Model, names: Iterable[str]) -> onnx.ModelProto:
+    """The model serialised without these initializers of its main graph; the model stays as it is."""
+    graph = model.graph
+    held = dict(graph.initializers)
+    for name in names:
+        del graph.initializers[name]
+    try:
+        proto: onnx.ModelProto = ir.serde.serialize_model(model)
+    finally:
+        for name in held:
+            graph.initializers.pop(name, None)
+        graph.initializers.update(held)
+    return proto
 
 
 def _tensor(excerpt: Excerpt, weight: Weight) -> ir.TensorProtocol:

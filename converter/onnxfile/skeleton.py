@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import onnx
 
 from converter.onnxfile.external import Span
-from converter.onnxfile.tensors import Weight, without_payloads
+from converter.onnxfile.tensors import Weight, external_stub, without_payloads
 from converter.onnxfile.wire import fields, tag
 
 if TYPE_CHECKING:
@@ -124,12 +124,8 @@ def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> tuple[
         parts.append(file.data[position : field.begin])
         position = field.stop
         weight, (path, span) = weights[field.begin], places[field.begin]
-        stub = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-        stub.data_location = onnx.TensorProto.EXTERNAL
         entries = {"location": path.relative_to(folder), "offset": span.offset, "length": span.length}
-        for key, value in entries.items():
-            stub.external_data.add(key=key, value=str(value))
-        body = stub.SerializeToString()
+        body = external_stub(weight.name, weight.dims, weight.dtype, entries).SerializeToString()
         parts += (tag(_INITIALIZER, len(body)), body)
     parts.append(file.data[position : graph.stop])
     outputs = {info.name for info in file.outputs}

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import onnx
 
 from converter.onnxfile.wire import BYTES, Field, WireError, fields, tag, varints
 
-__all__ = ["BITS", "SMALL", "Weight", "without_payloads"]
+__all__ = ["BITS", "SMALL", "Weight", "external_stub", "nbytes_of", "without_payloads"]
 
 # Bits of an element by TensorProto.DataType; strings have none.
 BITS = {
@@ -28,6 +28,22 @@ _DIMS, _DTYPE, _STRINGS, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 
 _PAYLOADS = frozenset((4, 5, 6, 7, 9, 10, 11))
 # Payloads up to this size stay: shapes and axes are read from them.
 SMALL = 1 << 10
+
+
+def nbytes_of(dims: Iterable[int], dtype: int) -> int:
+    """Bytes of a tensor's elements as raw data; 0 for strings."""
+    return (math.prod(dims) * BITS.get(dtype, 0) + 7) // 8
+
+
+def external_stub(
+    name: str, dims: Iterable[int], dtype: int, place: Mapping[str, object]
+) -> onnx.TensorProto:
+    """A tensor whose bytes are elsewhere: `place` says location, offset and length."""
+    stub = onnx.TensorProto(name=name, dims=dims, data_type=dtype)
+    stub.data_location = onnx.TensorProto.EXTERNAL
+    for key, value in place.items():
+        stub.external_data.add(key=key, value=str(value))
+    return stub
 
 
 @dataclasses.dataclass(slots=True)
@@ -62,7 +78,7 @@ class Weight:
     @property
     def nbytes(self) -> int:
         """Bytes of the elements as raw data; 0 for strings."""
-        return (self.size * BITS.get(self.dtype, 0) + 7) // 8
+        return nbytes_of(self.dims, self.dtype)
 
     @staticmethod
     def dense(data: Any, field: Field) -> Weight:

@@ -14,11 +14,17 @@ import onnx
 from converter.errors import SourceError, TargetError
 from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import Span
-from converter.onnxfile.index import inner_graphs
-from converter.onnxfile.tensors import BITS, SMALL, Weight
+from converter.onnxfile.tensors import SMALL, Weight, external_stub
 from converter.onnxfile.wire import tag
 
-__all__ = ["ALIGNMENT", "FROM_FILE", "ONE_FILE_LIMIT", "drop_own_notes", "write_excerpt"]
+__all__ = [
+    "ALIGNMENT",
+    "FROM_FILE",
+    "ONE_FILE_LIMIT",
+    "drop_own_notes",
+    "refuse_too_large",
+    "write_excerpt",
+]
 
 # Protobuf stops at 2 GiB; above this, weights go to a file of their own, as ONNX's external data.
 ONE_FILE_LIMIT = 1_500_000_000
@@ -27,7 +33,7 @@ ALIGNMENT = 4096
 # Key of `onnx_ir.Model.meta` of models that were part of a file, whose notes are to stay.
 FROM_FILE = "converter.from_file"
 _CHUNK = 1 << 20
-_GRAPH, _METADATA = 7, 14
+_GRAPH = 7
 _NODE, _INITIALIZER, _INPUT, _OUTPUT, _ANNOTATION, _RAW = 1, 5, 11, 12, 14, 9
 
 # Bytes in memory, or bytes of an open file.
@@ -73,17 +79,26 @@ def write_excerpt(
                 parts += _weight(excerpt, weight, store)
         parts += _ends(excerpt)
     length = sum(len(part) if isinstance(part, bytes) else part.length for part in parts)
-    if length >= 1 << 31:
-        raise TargetError(
-            f"{path.name} would have {length / 1e9:.1f} GB in one file, and protobuf reads no more than 2",
-            hint="leave --external-data on auto, or say always",
-        )
+    refuse_too_large(path, length)
     with path.open("xb") as out:
         out.write(header.SerializeToString(deterministic=True))
         out.write(tag(_GRAPH, length))
         for part in _joined(parts):
             _copy(part, out)
     return [path] if data is None else [path, data]
+
+
+def refuse_too_large(path: Path, length: int) -> None:
+    """Refuse a graph of more bytes than protobuf reads.
+
+    Raises:
+        TargetError: it has 2 GiB or more.
+    """
+    if length >= 1 << 31:
+        raise TargetError(
+            f"{path.name} would have {length / 1e9:.1f} GB in one file, and protobuf reads no more than 2",
+            hint="leave --external-data on auto, or say always",
+        )
 
 
 def drop_own_notes(model: onnx.ModelProto) -> None:
@@ -109,33 +124,26 @@ def _referring(excerpt: Excerpt, weight: Weight, home: Path) -> bytes:
     return _external(weight, entries)
 
 
-def _external(weight: Weight, entries: Mapping[str, object]) -> bytes:
-    head = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-    head.data_location = onnx.TensorProto.EXTERNAL
-    for key, value in entries.items():
-        head.external_data.add(key=key, value=str(value))
-    body: bytes = head.SerializeToString()
+def _external(weight: Weight, place: Mapping[str, object]) -> bytes:
+    body: bytes = external_stub(weight.name, weight.dims, weight.dtype, place).SerializeToString()
     return tag(_INITIALIZER, len(body)) + body
 
 
 def _nodes(excerpt: Excerpt) -> Iterable[Part]:
     file = excerpt.file
     for number in excerpt.numbers:
-        node = excerpt.changed.get(number)
-        if number in file.nodes_with_external_data:
-            node = node or file.node(number, whole=True)
-            _bring_in(excerpt, node)
+        node = excerpt.rewritten(number)
         if node is None:
             begin, stop = file.span(number)
             yield Span(file.handle, begin, stop - begin)
         else:
-            body = node.SerializeToString(deterministic=True)
-            yield tag(_NODE, len(body)) + body
-    for name, new in excerpt.copied:
-        body = onnx.NodeProto(
-            op_type="Identity", name=f"{new}/copy", input=[name], output=[new]
-        ).SerializeToString()
-        yield tag(_NODE, len(body)) + body
+            yield _node(node)
+    yield from map(_node, excerpt.copies)
+
+
+def _node(node: onnx.NodeProto) -> bytes:
+    body: bytes = node.SerializeToString(deterministic=True)
+    return tag(_NODE, len(body)) + body
 
 
 def _ends(excerpt: Excerpt) -> list[Part]:
@@ -174,25 +182,6 @@ def _weight(excerpt: Excerpt, weight: Weight, store: BinaryIO | None) -> list[Pa
     entries = {"location": Path(store.name).name, "offset": store.tell(), "length": payload.length}
     _copy(payload, store)
     return [_external(weight, entries)]
-
-
-def _bring_in(excerpt: Excerpt, node: onnx.NodeProto) -> None:
-    """Put external data of constants inside a node into it."""
-    tensors = [attribute.t for attribute in node.attribute if attribute.t.data_location]
-    for graph in inner_graphs(node):
-        tensors += [tensor for tensor in graph.initializer if tensor.data_location]
-        for inner in graph.node:
-            _bring_in(excerpt, inner)
-    for tensor in tensors:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        count = 1
-        for size in tensor.dims:
-            count *= size
-        nbytes = (count * BITS.get(tensor.data_type, 0) + 7) // 8
-        name = tensor.name or node.name or node.op_type
-        tensor.raw_data = excerpt.file.external.span(name, entries, nbytes).read()
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
 
 
 def _joined(parts: Iterable[Part]) -> Iterable[Part]:

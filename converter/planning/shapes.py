@@ -137,21 +137,11 @@ def _fix(info: onnx.ValueInfoProto, given: Sequence[int], assumed: dict[str, int
 
 def _stub_of(model: ir.Model) -> onnx.ModelProto:
     """The model without the bytes of its large weights."""
-    import onnx_ir as ir
+    from converter.onnxfile.memory import without_initializers
 
-    graph = model.graph
-    held = dict(graph.initializers)
-    large = [n for n, v in held.items() if v.const_value is not None and v.const_value.nbytes > SMALL]
-    for name in large:
-        del graph.initializers[name]
-    try:
-        proto = ir.serde.serialize_model(model)
-    finally:
-        for name in held:
-            graph.initializers.pop(name, None)
-        graph.initializers.update(held)
-    for name in large:
-        weight = held[name].const_value
-        assert weight is not None
+    weights = {name: value.const_value for name, value in model.graph.initializers.items()}
+    large = {name: weight for name, weight in weights.items() if weight is not None and weight.nbytes > SMALL}
+    proto = without_initializers(model, large)
+    for name, weight in large.items():
         proto.graph.initializer.add(name=name, dims=list(weight.shape.numpy()), data_type=weight.dtype)
     return proto

@@ -16,7 +16,6 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
-from converter.errors import TargetError
 from converter.model import Piece
 from converter.onnxfile import (
     ALIGNMENT,
@@ -25,6 +24,8 @@ from converter.onnxfile import (
     SMALL,
     Excerpt,
     drop_own_notes,
+    external_stub,
+    refuse_too_large,
     write_excerpt,
 )
 from converter.onnxfile.wire import tag
@@ -71,11 +72,7 @@ def write(
         for head, (_, tensor) in zip(heads, tensors, strict=True)
     ]
     length = len(graph) + sum(len(tag(_INITIALIZER, size)) + size for size in sizes)
-    if length >= 1 << 31:
-        raise TargetError(
-            f"{path.name} would have {length / 1e9:.1f} GB in one file, and protobuf reads no more than 2",
-            hint="leave --external-data on auto, or say always",
-        )
+    refuse_too_large(path, length)
     with path.open("wb") as file:
         file.write(proto.SerializeToString(deterministic=True))
         file.write(tag(_GRAPH, length))
@@ -92,16 +89,15 @@ def _write_external(proto: onnx.ModelProto, tensors: Sequence[tuple[str, Any]], 
     data = path.with_name(path.name + ".data")
     with data.open("wb") as file:
         for name, tensor in tensors:
-            stub = proto.graph.initializer.add()
-            stub.ParseFromString(_head(name, tensor))
             if tensor.nbytes <= SMALL:  # shapes and axes, which runtimes read before the data
+                stub = proto.graph.initializer.add()
+                stub.ParseFromString(_head(name, tensor))
                 stub.raw_data = _bytes(tensor).tobytes()
                 continue
             file.write(b"\0" * (-file.tell() % ALIGNMENT))
-            stub.data_location = onnx.TensorProto.EXTERNAL
             place = {"location": data.name, "offset": file.tell(), "length": tensor.nbytes}
-            for key, value in place.items():
-                stub.external_data.add(key=key, value=str(value))
+            dims = [int(size) for size in tensor.shape]
+            proto.graph.initializer.append(external_stub(name, dims, tensor.dtype, place))
             _write_bytes(file, tensor)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return [path, data]
@@ -113,25 +109,18 @@ def _without_weights(
     """The model's proto without initializers in the main graph, and these as (name, tensor)."""
     import onnx_ir as ir
 
+    from converter.onnxfile.memory import without_initializers
+
     model = piece.graph
     assert isinstance(model, ir.Model)
-    graph = model.graph
-    held = dict(graph.initializers)
     streamed = {
         name: value.const_value
-        for name, value in held.items()
+        for name, value in model.graph.initializers.items()
         if value.const_value is not None
         and value.const_value.dtype != ir.DataType.STRING
         and value.const_value.dtype.bitwidth >= 8
     }
-    for name in streamed:
-        del graph.initializers[name]
-    try:
-        proto = ir.serde.serialize_model(model)
-    finally:
-        for name in held:
-            graph.initializers.pop(name, None)
-        graph.initializers.update(held)
+    proto = without_initializers(model, streamed)
     if model.meta.get(FROM_FILE):
         drop_own_notes(proto)
     else:  # what exporters note speaks of themselves
