@@ -18,15 +18,7 @@ from converter.errors import ConverterError, CutError, TargetError, UsageError, 
 from converter.pipeline import whole
 from converter.planning import plan
 from converter.sources.onnx import open_onnx_file
-
-
-def saved(text: str, folder: Path, opset: str = '"" : 18', weights: dict[str, Any] | None = None) -> Path:
-    proto = onnx.parser.parse_model(f"<ir_version: 8, opset_import: [{opset}]>\n{text}")
-    for name, array in (weights or {}).items():
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    path = folder / "net.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
+from fixtures.onnx_text import saved
 
 
 def run(*arguments: Any) -> Any:

@@ -14,18 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import converter
 from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
-
-
-def model(
-    body: str, opset: int = 18, header: str = "", weights: dict[str, Any] | None = None
-) -> onnx.ModelProto:
-    """A model in ONNX's textual syntax, with initializers from arrays."""
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": {opset}{header}]>\n{body}')
-    for name, array in (weights or {}).items():
-        proto.graph.initializer.append(
-            array if isinstance(array, onnx.TensorProto) else numpy_helper.from_array(np.asarray(array), name)
-        )
-    return proto
+from fixtures.onnx_text import model
 
 
 def saved(proto: onnx.ModelProto, folder: Path, name: str = "net.onnx", **options: Any) -> Path:
@@ -233,14 +222,14 @@ KINDS: dict[str, tuple[onnx.ModelProto, str]] = {
         model(
             "g (float[2, 4] x, float[4, 5] w, float[5, 3] v) => (float[2, 3] y) "
             "{ a = MatMul(x, w) b = Relu(a) y = MatMul(b, v) }",
-            opset=8,
+            opsets='"": 8',
             weights=WEIGHTS,
         ),
         "b",
     ),
     "opset7": (
         model("g (float[2, 4] x) => (float[2, 3] y) { a = MatMul(x, w) b = Dropout(a) y = MatMul(b, v) }",
-              opset=7, weights=WEIGHTS),
+              opsets='"": 7', weights=WEIGHTS),
         "b",
     ),
     "local_functions": (
@@ -265,7 +254,7 @@ KINDS: dict[str, tuple[onnx.ModelProto, str]] = {
     "float8": (
         model(
             "g (float[2, 4] x) => (float[2, 4] y) { f = Cast<to=1>(w) a = Add(x, f) y = Relu(a) }",
-            opset=19,
+            opsets='"": 19',
             weights={"w": helper.make_tensor("w", TensorProto.FLOAT8E4M3FN, [4], [0.5, 2, 3, 4])},
         ),
         "a",
@@ -273,7 +262,7 @@ KINDS: dict[str, tuple[onnx.ModelProto, str]] = {
     "int4": (
         model(
             "g (float[2, 4] x) => (float[2, 4] y) { f = DequantizeLinear(w, s) a = Add(x, f) y = Tanh(a) }",
-            opset=21,
+            opsets='"": 21',
             weights={
                 "w": helper.make_tensor("w", TensorProto.INT4, [4], [1, -2, 3, -4]),
                 "s": np.float32(0.25),

@@ -13,21 +13,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 import converter
 from converter.errors import CutError
+from fixtures.onnx_text import saved
 
 ROOT = Path(__file__).resolve().parent.parent
-
-
-def saved(text: str, folder: Path, weights: dict[str, Any] | None = None) -> Path:
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]>\n{text}')
-    for name, array in (weights or {}).items():
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    path = folder / "net.onnx"
-    path.write_bytes(proto.SerializeToString())
-    return path
 
 
 def cut(path: Path, folder: Path, role: str, **names: Any) -> onnx.ModelProto:
@@ -92,18 +84,18 @@ CONSTANTS = {"c1": np.array([10, 20, 30], np.float32), "c2": np.array([2, 2, 2],
 
 
 def test_whole_graph(tmp_path: Path) -> None:
-    model = cut(saved(LINE, tmp_path, CONSTANTS), tmp_path, "model")
+    model = cut(saved(LINE, tmp_path, weights=CONSTANTS), tmp_path, "model")
     assert (names(model.graph.input), names(model.graph.output)) == (["input"], ["output"])
     assert ops(model) == ["Add", "Mul"]
 
 
 def test_from_the_middle_with_the_weights_it_needs(tmp_path: Path) -> None:
-    model = cut(saved(LINE, tmp_path, CONSTANTS), tmp_path, "head", from_="intermediate")
+    model = cut(saved(LINE, tmp_path, weights=CONSTANTS), tmp_path, "head", from_="intermediate")
     assert (ops(model), names(model.graph.initializer)) == (["Mul"], ["c2"])
 
 
 def test_a_name_that_is_not_there(tmp_path: Path) -> None:
-    path = saved(LINE, tmp_path, CONSTANTS)
+    path = saved(LINE, tmp_path, weights=CONSTANTS)
     with pytest.raises(CutError, match="no layer is called 'nonexistent'"):
         converter.load(path).cut(from_="nonexistent")
 
@@ -113,23 +105,23 @@ DIAMOND = """g (float[3] input) => (float[3] output)
 
 
 def test_one_branch_of_a_diamond(tmp_path: Path) -> None:
-    model = cut(saved(DIAMOND, tmp_path, CONSTANTS), tmp_path, "trunk", to="left")
+    model = cut(saved(DIAMOND, tmp_path, weights=CONSTANTS), tmp_path, "trunk", to="left")
     assert (ops(model), names(model.graph.initializer)) == (["Add"], ["c1"])
 
 
 def test_from_both_branches(tmp_path: Path) -> None:
-    model = cut(saved(DIAMOND, tmp_path, CONSTANTS), tmp_path, "head", from_=["left", "right"])
+    model = cut(saved(DIAMOND, tmp_path, weights=CONSTANTS), tmp_path, "head", from_=["left", "right"])
     assert (ops(model), names(model.graph.input)) == (["Mul"], ["left", "right"])
 
 
 def test_several_outputs(tmp_path: Path) -> None:
     text = "g (float[3] x) => (float[3] sum, float[3] product) { sum = Add(x, c1) product = Mul(x, c2) }"
-    model = cut(saved(text, tmp_path, CONSTANTS), tmp_path, "model")
+    model = cut(saved(text, tmp_path, weights=CONSTANTS), tmp_path, "model")
     assert names(model.graph.output) == ["sum", "product"]
 
 
 def test_metadata_survives(tmp_path: Path) -> None:
-    path = saved(LINE, tmp_path, CONSTANTS)
+    path = saved(LINE, tmp_path, weights=CONSTANTS)
     proto = onnx.load(path)
     proto.graph.doc_string = "Test documentation"
     proto.graph.metadata_props.add(key="key", value="value")
@@ -148,7 +140,7 @@ NESTED = """g (float[3] x, bool q) => (float[3] y)
 
 
 def test_values_that_inner_graphs_capture(tmp_path: Path) -> None:
-    path = saved(NESTED, tmp_path, CONSTANTS)
+    path = saved(NESTED, tmp_path, weights=CONSTANTS)
     with pytest.raises(CutError, match="the input x crosses"):
         converter.load(path).cut(from_="h")
     model = cut(path, tmp_path, "head", from_=["h", "k"])
@@ -162,13 +154,13 @@ def test_values_that_inner_graphs_capture(tmp_path: Path) -> None:
 def test_nodes_and_weights_that_nothing_needs_go(tmp_path: Path) -> None:
     text = """g (float[3] x, float[3] unread) => (float[3] y)
         { y = Add(x, c1) side = Mul(x, c2) further = Relu(side) }"""
-    model = cut(saved(text, tmp_path, CONSTANTS), tmp_path, "model")
+    model = cut(saved(text, tmp_path, weights=CONSTANTS), tmp_path, "model")
     assert (ops(model), names(model.graph.initializer), names(model.graph.input)) == (["Add"], ["c1"], ["x"])
 
 
 def test_an_output_that_others_read_stays_one(tmp_path: Path) -> None:
     text = "g (float[3] x) => (float[3] a, float[3] y) { a = Add(x, c1) b = Relu(a) y = Mul(b, c2) }"
-    path = saved(text, tmp_path, CONSTANTS)
+    path = saved(text, tmp_path, weights=CONSTANTS)
     trunk = cut(path, tmp_path, "trunk", to="b")
     assert names(trunk.graph.output) == ["b"]
     head = cut(path, tmp_path, "head", from_="a")
@@ -182,19 +174,19 @@ def test_names_that_several_inner_graphs_use(tmp_path: Path) -> None:
           b = If(q)<then_branch = t () => (float[3] o) { same = Add(a, c1) o = Relu(same) },
                     else_branch = e () => (float[3] o) { same = Mul(a, c2) o = Relu(same) }>
           y = Neg(b) }"""
-    assert ops(cut(saved(text, tmp_path, CONSTANTS), tmp_path, "head", from_="a")) == ["If", "Neg"]
+    assert ops(cut(saved(text, tmp_path, weights=CONSTANTS), tmp_path, "head", from_="a")) == ["If", "Neg"]
 
 
 def test_outputs_and_inputs_that_are_left_out(tmp_path: Path) -> None:
     text = """g (float[2, 3] x) => (float[2, 3] y)
         { a = Clip(x, , high) b, , = LayerNormalization(a, c2) y = Relu(b) }"""
     weights = {"high": np.float32(0.5), "c2": CONSTANTS["c2"]}
-    model = cut(saved(text, tmp_path, weights), tmp_path, "trunk", to="b")
+    model = cut(saved(text, tmp_path, weights=weights), tmp_path, "trunk", to="b")
     assert list(model.graph.node[0].input) == ["x", "", "high"]
 
 
 def test_nodes_in_any_order(tmp_path: Path) -> None:
-    path = saved(LINE, tmp_path, CONSTANTS)
+    path = saved(LINE, tmp_path, weights=CONSTANTS)
     proto = onnx.load(path)
     nodes = list(proto.graph.node)
     del proto.graph.node[:]
@@ -207,7 +199,7 @@ def test_nodes_in_any_order(tmp_path: Path) -> None:
 
 
 def test_types_are_found_where_the_file_has_none(tmp_path: Path) -> None:
-    path = saved(DIAMOND, tmp_path, CONSTANTS)
+    path = saved(DIAMOND, tmp_path, weights=CONSTANTS)
     assert not onnx.load(path).graph.value_info
     model = cut(path, tmp_path, "head", from_=["left", "right"])
     kinds = [(v.type.tensor_type.elem_type, len(v.type.tensor_type.shape.dim)) for v in model.graph.input]
@@ -216,7 +208,7 @@ def test_types_are_found_where_the_file_has_none(tmp_path: Path) -> None:
 
 def test_symbolic_sizes_stay(tmp_path: Path) -> None:
     text = "g (float[batch, 3] x) => (float[batch, 3] y) { a = Add(x, c1) y = Relu(a) }"
-    model = cut(saved(text, tmp_path, CONSTANTS), tmp_path, "trunk", to="a")
+    model = cut(saved(text, tmp_path, weights=CONSTANTS), tmp_path, "trunk", to="a")
     assert [d.dim_param or d.dim_value for d in model.graph.output[0].type.tensor_type.shape.dim] == [
         "batch",
         3,

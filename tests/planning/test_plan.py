@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from converter.cli import app
@@ -19,14 +18,11 @@ from converter.samples import draw
 from converter.sources import Opening, resolve
 from converter.sources.onnx import open_onnx_file
 from converter.surgery import cut, edges_of, legal_cuts
+from fixtures.onnx_text import saved
 
 
 def planned(body: str, folder: Path, weights: dict[str, Any] | None = None, **sizes: Any) -> Plan:
-    proto = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]>\n{body}')
-    for name, array in (weights or {}).items():
-        proto.graph.initializer.append(numpy_helper.from_array(np.asarray(array), name))
-    path = folder / "net.onnx"
-    path.write_bytes(proto.SerializeToString())
+    path = saved(body, folder, weights=weights)
     return plan(whole(open_onnx_file(path)), sizes)
 
 
