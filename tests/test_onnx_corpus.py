@@ -59,7 +59,7 @@ def test_light_models(name: str, tmp_path: Path) -> None:
     (answer,) = run(path, case.feeds).values()
     assert np.std(answer) > 1e-3 * np.abs(answer).max()  # a model that always says the same proves nothing
     # A prime, so that all kinds of layers are met: the benchmark goes through all of them.
-    found = examine(case, linked, tmp_path, step=37)
+    found = examine(case, linked, tmp_path, joined=True, step=37)
     assert found
     assert failures(found) == []
 
