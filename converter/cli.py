@@ -112,6 +112,48 @@ def convert(
     frontier: Annotated[
         bool, typer.Option("--frontier", help="With --from: accept whatever else crosses as inputs.")
     ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Put new layers onto --to: flatten,dense(128,relu),dense(5,softmax). Words: flatten, gap, "
+            "gmp, dense(units[,activation]), conv1x1(channels[,activation]), dropout(rate), batchnorm, relu, "
+            "gelu, sigmoid, tanh, softmax. Or a FILE: .onnx, .keras, file.py:FACTORY.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Put other layers in a layer's place: predictions=dense(5,softmax) (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave layers out and join the ends: names, globs, ranges such as encoder.layers.7..9 "
+            "(repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take layers or weights out of training in native artifacts: names, globs, first:N "
+            "(repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train these all the same; without --freeze all others are frozen (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    channels: Annotated[
+        str, typer.Option(help="Where the channels are of what new layers take: auto, first or last.")
+    ] = "auto",
     output: Annotated[
         Path | None,
         typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
@@ -161,10 +203,11 @@ def convert(
 ) -> None:
     """Cut a model at named layers, prove the piece, write it.
 
-    Without a cut the whole model is converted.
+    Without a cut the whole model is converted. With --head, --replace or --drop the model is changed first.
 
     Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
     """
+    from converter.editing import Changes
     from converter.pipeline import Request
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
@@ -176,8 +219,18 @@ def convert(
     libraries = tuple(custom_ops or ())
     how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole, libraries)
     try:
+        ends = tuple(to or ())
+        changes = Changes(
+            to=ends if head else (),
+            head=head,
+            replace=Changes.replacements(replace or []),
+            drop=tuple(drop or ()),
+            freeze=tuple(freeze or ()),
+            train=tuple(train or ()),
+            channels=channels,
+        )
         request = Request(
-            to=tuple(to or ()),
+            to=() if head else ends,
             from_=tuple(from_ or ()),
             split=tuple(split or ()),
             frontier=frontier,
@@ -191,6 +244,7 @@ def convert(
             external_data=external_data,
             link=link,
             custom_ops=libraries,
+            changes=changes,
         )
         with timings.stage("open"):
             terminal.stage("open", source)
@@ -362,8 +416,15 @@ def cache(
     cache_table(Console(), store.folder, store.limit, [(e.path, e.header) for e in store.entries()])
 
 
-def _folder_name(name: str, request: object) -> str:
+def _folder_name(name: str, request: Any) -> str:
+    changes = request.changes
     parts = [getattr(request, key) for key in ("from_", "to", "split")]
+    parts += [
+        changes.to,
+        ("head",) if changes.head else (),
+        changes.replace,
+        [f"no-{d}" for d in changes.drop],
+    ]
     cut = "-".join(part for names in parts for part in names)
     text = f"{name}-{cut}" if cut else name
     return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)[:100]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter import pipeline
-from converter.errors import ValidationError
+from converter.editing import Changes, Edited, edit
+from converter.errors import TargetError, UsageError, ValidationError
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
 from converter.report import Document, Timings
 from converter.sources import Opening, resolve
@@ -61,12 +62,19 @@ class Model:
     """A source model."""
 
     def __init__(
-        self, source: Source, *, seed: int = 0, trust: bool = False, custom_ops: tuple[Path, ...] = ()
+        self,
+        source: Source,
+        *,
+        seed: int = 0,
+        trust: bool = False,
+        custom_ops: tuple[Path, ...] = (),
+        edited: Edited | None = None,
     ) -> None:
         self._source = source
         self._seed = seed
         self._trust = trust
         self._custom_ops = custom_ops
+        self._edited = edited
 
     @property
     def info(self) -> SourceInfo:
@@ -121,7 +129,65 @@ class Model:
             trust=self._trust,
             custom_ops=self._custom_ops,
         )
-        return Cut(self._source, request)
+        return Cut(self._source, request, self._edited)
+
+    def edit(
+        self,
+        *,
+        to: str = "",
+        head: Any = None,
+        replace: Mapping[str, Any] | None = None,
+        drop: Names = (),
+        freeze: Names = (),
+        train: Names = (),
+        channels: str = "auto",
+    ) -> Model:
+        """A changed copy of the model.
+
+        Args:
+            to: the layer that `head` goes onto; the model ends there.
+            head: `flatten,dense(128,relu),dense(5,softmax)`, a file, or a layer or module of the framework.
+            replace: layer → what takes its place, in the same words.
+            drop: layers to leave out: names, globs, ranges such as `encoder.layers.7..9`.
+            freeze: layers or weights to take out of training: names, globs, `first:N`.
+            train: layers or weights to train all the same; without `freeze` all others are frozen.
+            channels: where the channels are of what new layers take: `auto`, `first` or `last`.
+
+        Raises:
+            CutError: no such layers, or layers that do not fit together afterwards.
+            UsageError: a head that is none, or does not take what it would be given.
+            TargetError: the framework cannot take the model apart.
+        """
+        changes = Changes(
+            to=(to,) if to else (),
+            head=head,
+            replace=dict(replace or {}),
+            drop=_names(drop),
+            freeze=_names(freeze),
+            train=_names(train),
+            channels=channels,
+        )
+        if not changes:
+            raise UsageError("nothing to change: expected head, replace, drop, freeze or train")
+        edited = edit(self._source, changes, seed=self._seed, trust=self._trust)
+        return Model(
+            edited.source,
+            seed=self._seed,
+            trust=self._trust,
+            custom_ops=self._custom_ops,
+            edited=edited,
+        )
+
+    def native(self) -> Any:
+        """The model as one of its framework: a `keras.Model`, or a `torch.nn.Module` in evaluation mode.
+
+        Raises:
+            TargetError: it is an ONNX file, which has no other framework.
+        """
+        model = getattr(self._source, "model", None)
+        if model is None:
+            raise TargetError(f"{self.info.locator} is a model of ONNX, and no object of a framework")
+        return model
 
     def __repr__(self) -> str:
         ends = [", ".join(map(str, specs)) for specs in (self.inputs, self.outputs)]
@@ -134,9 +200,10 @@ class Model:
 class Cut:
     """One or two finished pieces of a model, in memory."""
 
-    def __init__(self, source: Source, request: pipeline.Request) -> None:
+    def __init__(self, source: Source, request: pipeline.Request, edited: Edited | None = None) -> None:
         self._source = source
         self._request = request
+        self._edited = edited
         self._timings = Timings()
         self._made = pipeline.cut_out(source, request, _silent, self._timings)
 
@@ -212,7 +279,9 @@ class Cut:
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:
         changed = dict(options, samples=None if samples is None else Path(samples))
         request = dataclasses.replace(self._request, **changed)
-        return pipeline.deliver(self._source, self._made, request, folder, _silent, self._timings)
+        return pipeline.deliver(
+            self._source, self._made, request, folder, _silent, self._timings, self._edited
+        )
 
     def __repr__(self) -> str:
         return f"<{'; '.join(map(str, self.pieces))}>"

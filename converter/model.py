@@ -23,6 +23,8 @@ from converter.onnxfile import Excerpt, OnnxFile
 if TYPE_CHECKING:  # half a second to import, which cutting ONNX files does without
     import onnx_ir as ir
 
+    from converter.edits import Edits
+
 __all__ = [
     "LAYER",
     "Array",
@@ -297,8 +299,22 @@ class Source(Protocol):
         """The weights under the names of the initializers that export makes of them, read lazily."""
         ...
 
+    def trainable(self) -> Mapping[str, str]:
+        """The weights that training may change → the layer or module that owns each, in the model's order."""
+        ...
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """The framework's own answer for these inputs: an array for each `Boundary.value`."""
+        ...
+
+    def edited(self, edits: Edits, info: SourceInfo) -> Source:
+        """A source of the changed model, which is the framework's own and shares nothing with this one.
+
+        Raises:
+            CutError: layers that cannot be taken out or replaced, or that do not fit together afterwards.
+            UsageError: a head that does not take what it would be given.
+            TargetError: the framework cannot take the model apart.
+        """
         ...
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:

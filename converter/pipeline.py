@@ -1,4 +1,4 @@
-"""The whole story: source → export → cut → finish → write → validate → deliver."""
+"""The whole story: source → (edit) → export → cut → finish → write → validate → deliver."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.editing import Changes, Edited, edit
 from converter.errors import CutError, TargetError, UsageError, ValidationError
 from converter.finish import OPSETS, finish, restate
 from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
@@ -21,7 +22,7 @@ from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 from converter.validation import Candidate, Certificate, validate
 
-__all__ = ["DEFAULT_OPSET", "Pieces", "Request", "convert", "cut_out", "deliver", "whole"]
+__all__ = ["DEFAULT_OPSET", "Pieces", "Request", "changed", "convert", "cut_out", "deliver", "whole"]
 
 DEFAULT_OPSET = 18
 _EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
@@ -48,6 +49,7 @@ class Request:
         external_data: weights of `.onnx` files in a file beside: `auto` (large ones), `always`, `never`.
         link: external data of an ONNX source stay where they are, and are referred to.
         custom_ops: libraries of operators for ONNX Runtime.
+        changes: what to change in the model before it is cut; the layer that a head goes onto is in there.
     """
 
     to: tuple[str, ...] = ()
@@ -64,6 +66,7 @@ class Request:
     external_data: str = "auto"
     link: bool = False
     custom_ops: tuple[Path, ...] = ()
+    changes: Changes = dataclasses.field(default_factory=Changes)
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -88,8 +91,19 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
     """
     _check_targets(source, request)
+    edited = changed(source, request, progress, timings)
+    source = source if edited is None else edited.source
     made = cut_out(source, request, progress, timings)
-    return deliver(source, made, request, folder, progress, timings)
+    return deliver(source, made, request, folder, progress, timings, edited)
+
+
+def changed(source: Source, request: Request, progress: Progress, timings: Timings) -> Edited | None:
+    """The model with what is asked for changed in it; None where nothing is."""
+    if not request.changes:
+        return None
+    with timings.stage("edit"):
+        progress("edit", source.info.name)
+        return edit(source, request.changes, seed=request.seed, trust=request.trust)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,12 +175,14 @@ def deliver(
     folder: Path,
     progress: Progress,
     timings: Timings,
+    edited: Edited | None = None,
 ) -> Document:
     """Write the pieces to a scratch folder, validate what was written, move it into place."""
     _check_targets(source, request)
     provider = provider_for(request.device) if request.validate else ""
     versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
+    edits = None if edited is None else edited.facts
     proof = f"passed: {provider} against {source.info.kind}" if request.validate else "UNVALIDATED"
     with staged(folder) as scratch:
         with timings.stage("write"):
@@ -174,7 +190,7 @@ def deliver(
             files: list[dict[str, Any]] = []
             natives = _natives(source, made, request)
             for piece in made.pieces:
-                facts = metadata(source.info, asked, piece, proof, versions)
+                facts = metadata(source.info, asked, piece, proof, versions, edits)
                 files += _write(piece, natives, request, scratch, facts, folder if request.link else None)
             _spare(source, [folder / name for name in ("report.json", *(file["path"] for file in files))])
         certificate = None
@@ -183,8 +199,10 @@ def deliver(
                 judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
                 progress("validate", f"{provider} against {judge}")
                 home = folder if request.link else None
-                certificate = _prove(source, made, natives, request, scratch, provider, home)
-        document = Document(source.info, asked, made.pieces, certificate, files, timings.seconds, versions)
+                certificate = _prove(source, made, natives, request, scratch, provider, home, edited)
+        document = Document(
+            source.info, asked, made.pieces, certificate, files, timings.seconds, versions, edits
+        )
         if certificate is not None and not certificate.passed:
             raise _failure(document, certificate)
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
@@ -316,8 +334,9 @@ def _prove(
     folder: Path,
     provider: str,
     home: Path | None,
+    edited: Edited | None,
 ) -> Certificate:
-    """Run what was written beside the framework; a split is run joined, too."""
+    """Run what was written beside the framework; a split joined, too, a changed model beside the original."""
     if request.samples is not None:
         batches, origin = read_samples(request.samples, made.inputs), request.samples.name
     else:
@@ -330,7 +349,21 @@ def _prove(
         candidates += judged
         if request.split:
             pairs.append((judged[0], judged[1]))
-    return Certificate(provider, origin, validate(source, candidates, batches, pairs))
+    comparisons = validate(source, candidates, batches, pairs)
+    if edited is not None and edited.seams:
+        comparisons += validate(edited.original, [_unchanged(edited)], batches)
+    return Certificate(provider, origin, comparisons)
+
+
+def _unchanged(edited: Edited) -> Candidate:
+    """What a changed model computes ahead of its changes, to be held against the original."""
+    pairs = {after: before for before, after in edited.seams}
+
+    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
+        found = edited.source.run(feeds, list(pairs))
+        return {before.name: found[after.value] for after, before in pairs.items()}
+
+    return Candidate("unchanged part", (), tuple((b, b.name) for b in pairs.values()), run)
 
 
 def _candidate(

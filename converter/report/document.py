@@ -59,6 +59,7 @@ class Document:
         targets: a dict a file: kind, path, bytes, sha256.
         timings: seconds a stage.
         versions: of this package and of what it used.
+        edits: what was changed in the model, and which weights are the original's; None where nothing was.
     """
 
     source: SourceInfo
@@ -68,6 +69,7 @@ class Document:
     targets: list[dict[str, Any]]
     timings: Mapping[str, float]
     versions: Mapping[str, str]
+    edits: Mapping[str, Any] | None = None
 
     @property
     def status(self) -> str:
@@ -95,6 +97,8 @@ class Document:
             "timings": {name: round(seconds, 4) for name, seconds in self.timings.items()},
             "versions": dict(self.versions),
         }
+        if self.edits is not None:
+            document["edits"] = dict(self.edits)
         plain: dict[str, Any] = _finite(document)
         return plain
 
@@ -161,17 +165,24 @@ def plan_as_json(plan: Any, rows: Sequence[tuple[Any, float | None]]) -> dict[st
 
 
 def metadata(
-    info: SourceInfo, cut: Mapping[str, Any], piece: Piece, proof: str, versions: Mapping[str, str]
+    info: SourceInfo,
+    cut: Mapping[str, Any],
+    piece: Piece,
+    proof: str,
+    versions: Mapping[str, str],
+    edits: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The report's facts, short, for the metadata of an ONNX file.
 
     Measured errors are left out: they differ in the last digits from run to run, and the same
     model, cut and seed shall give the same bytes. A file whose validation fails is never written.
     """
+    changed = {} if edits is None else {k: v for k, v in edits.items() if k != "weights" and v}
     return {
         "converter.source": f"{info.kind}:{info.name}",
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
         "converter.cut": json.dumps(cut, ensure_ascii=False),
+        **({"converter.edits": json.dumps(changed, ensure_ascii=False)} if changed else {}),
         # A key of its own for each role: onnx.compose joins no models that differ under one key.
         f"converter.{piece.role}": ", ".join(map(str, piece.inputs)),
         "converter.validation": proof,

@@ -37,12 +37,22 @@ class Terminal:
         """Print the comparisons, the artifacts and the verdict."""
         if document.proof is not None:
             self.comparisons(document)
+        if document.edits is not None:
+            self.edits(document.edits)
         for target in document.targets:
             path = f"{folder}/{target['path']}"
             self.console.print(
                 f"{path}  {_bytes(target['bytes'])}", highlight=False, soft_wrap=True, markup=False
             )
         self.verdict(document)
+
+    def edits(self, edits: Mapping[str, Any]) -> None:
+        """Print what became of the weights of a changed model."""
+        weights = edits["weights"]
+        parts = [f"{weights['kept']} weights kept bit for bit", f"{len(weights['new'])} new"]
+        parts += [f"{weights['removed']} removed"] if weights["removed"] else []
+        parts += [f"{len(weights['frozen'])} frozen"] if weights["frozen"] else []
+        self.stage("edited", ", ".join(parts))
 
     def comparisons(self, document: Document) -> None:
         """Print a table, or plain lines, of how each output compares with the framework's."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Sequence
 
 from converter.errors import CutError
 from converter.model import Boundary, Layer, is_glob, matches
 
-__all__ = ["select"]
+__all__ = ["select", "select_layers"]
+
+_RANGE = re.compile(r"(.*?)(\d{1,9})\.\.(\d{1,9})(.*)", re.ASCII)
 
 
 def select(
@@ -58,6 +61,42 @@ def _select_one(pattern: str, layers: Sequence[Layer], inputs: Sequence[str]) ->
             hint=f"the first layers are {_listed([layer.name for layer in layers[:3]])}",
         )
     raise CutError(f"no layer is called {pattern!r}", hint=_nearest(pattern, layers))
+
+
+def select_layers(patterns: Sequence[str], layers: Sequence[Layer]) -> tuple[Layer, ...]:
+    """The layers that the patterns name, each once, in the order of execution.
+
+    A pattern is a layer's name, which means all of its calls, one of its calls, a glob, or a range of numbers
+    in a name (`encoder.layers.7..9`, `block1..2_*`).
+
+    Raises:
+        CutError: nothing bears that name; the nearest ones are listed.
+    """
+    found: set[int] = set()
+    for pattern in (each for written in patterns for each in _expanded(written)):
+        glob = is_glob(pattern)
+        meant = [
+            number
+            for number, layer in enumerate(layers)
+            if pattern in (layer.name, layer.base) or (glob and matches(layer.name, pattern))
+        ]
+        if not meant:
+            raise CutError(
+                f"no layer {'matches' if glob else 'is called'} {pattern!r}", hint=_nearest(pattern, layers)
+            )
+        found.update(meant)
+    return tuple(layers[number] for number in sorted(found))
+
+
+def _expanded(pattern: str) -> list[str]:
+    """The names that a range of numbers in a pattern stands for."""
+    parts = _RANGE.fullmatch(pattern)
+    if parts is None:
+        return [pattern]
+    first, last = int(parts[2]), int(parts[3])
+    if not first <= last < first + 10_000:
+        raise CutError(f"range {pattern!r}: expected numbers that go up, such as layers.7..9")
+    return [f"{parts[1]}{number}{parts[4]}" for number in range(first, last + 1)]
 
 
 def _nearest(pattern: str, layers: Sequence[Layer]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
+from converter.edits import Edits
 from converter.model import Array, Boundary, Layer, LayeredModel, Source, SourceInfo, TensorSpec
 from converter.onnxfile import OnnxFile
 from converter.sources.cache.store import Entry, Store
@@ -139,6 +140,12 @@ class CachedSource:
 
     def weights(self) -> Mapping[str, ir.TensorProtocol]:
         return self._source.weights()
+
+    def trainable(self) -> Mapping[str, str]:
+        return self._source.trainable()
+
+    def edited(self, edits: Edits, info: SourceInfo) -> Source:
+        return self._source.edited(edits, info)
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         return self._source.run(feeds, wanted)

@@ -10,7 +10,7 @@ parts of Functional, Sequential, nested and of those subclassed models whose `ca
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from converter.errors import TargetError
@@ -19,7 +19,7 @@ from converter.sources.keras import backend
 from converter.sources.keras.recorder import LayerCall, following, operations
 from converter.sources.keras.signature import Signature, flatten_named
 
-__all__ = ["part"]
+__all__ = ["apart_from", "input_like", "nodes_restored", "opened", "part"]
 
 
 def part(
@@ -42,15 +42,15 @@ def part(
     """
     keras = backend.keras()
     follower = _Follower(dict(starts), [e for e in ends if not isinstance(e, str)])
-    fed = {spec.name: _input(spec.name, spec) for spec in signature.inputs}
-    with _nodes_restored(model):
+    fed = {spec.name: input_like(spec.name, spec) for spec in signature.inputs}
+    with nodes_restored(model):
         try:
             with following(model, follower):
                 outputs = signature.call_inside(model, [fed[s.name] for s in signature.inputs])
             begun = [fed[name] for name in inputs] + [follower.tensor_at(p) for p, _ in starts]
             whole = dict(signature.name_outputs(model, outputs))
             tensors = [whole[e] if isinstance(e, str) else follower.tensor_at(e) for e in ends]
-            tensors = [_apart_from(begun, t) for t in tensors]
+            tensors = [apart_from(begun, t) for t in tensors]
             single = keras.Model(
                 begun[0] if len(begun) == 1 else begun,
                 tensors[0] if len(tensors) == 1 else tensors,
@@ -77,7 +77,7 @@ class _Follower:
         self.met: dict[Place, Any] = {}
         self._ends = set(ends)
         paths = [path for path, _, _ in (*starts, *ends)]
-        self._opened = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
+        self._opened = opened(paths)
 
     def tensor_at(self, place: Place) -> Any:
         """The tensor at a place; an Input where the part starts there."""
@@ -103,20 +103,26 @@ class _Follower:
             if place not in self.starts:
                 return value
             spec = self.starts[place]
-            self.met[place] = _input(spec.name.replace("/", "_"), spec, tuple(value.shape))
+            self.met[place] = input_like(spec.name.replace("/", "_"), spec, tuple(value.shape))
             return self.met[place]
 
         return keras.tree.map_structure(begin, outputs)
 
 
-def _apart_from(inputs: Sequence[Any], tensor: Any) -> Any:
+def opened(paths: Iterable[str]) -> set[str]:
+    """The layers around those at these paths, which have to be called through."""
+    return {path[:i] for path in paths for i, letter in enumerate(path) if letter == "/"}
+
+
+def apart_from(inputs: Sequence[Any], tensor: Any) -> Any:
     """A tensor that passes through untouched still needs a layer between the model's two ends."""
     if any(tensor is given for given in inputs):
         return backend.keras().layers.Identity()(tensor)
     return tensor
 
 
-def _input(name: str, spec: TensorSpec, shape: tuple[int | None, ...] | None = None) -> Any:
+def input_like(name: str, spec: TensorSpec, shape: tuple[int | None, ...] | None = None) -> Any:
+    """A `keras.Input` of this name, shape and dtype."""
     if shape is None:
         shape = tuple(d if isinstance(d, int) else None for d in spec.shape)
     return backend.keras().Input(
@@ -125,7 +131,7 @@ def _input(name: str, spec: TensorSpec, shape: tuple[int | None, ...] | None = N
 
 
 @contextlib.contextmanager
-def _nodes_restored(model: Any) -> Iterator[None]:
+def nodes_restored(model: Any) -> Iterator[None]:
     """Forget the graph nodes that following the model adds to its layers.
 
     Otherwise `layer.output` of the user's own model would become ambiguous.

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from converter.edits import Edits
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.digest import sha256_of, user_code
 from converter.sources.keras import backend
 from converter.sources.keras.applications import build_application, value_range
+from converter.sources.keras.edit import edited, named_layers
 from converter.sources.keras.files import load_weights, open_file
 from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import part
@@ -86,6 +88,15 @@ class KerasSource:
         named = weights_by_name(self.model, self._signature)
         return {name: lazy_weight(name, variable) for name, variable in named.items()}
 
+    def trainable(self) -> dict[str, str]:
+        names = {id(v): name for name, v in weights_by_name(self.model, self._signature).items()}
+        return {
+            names[id(variable)]: path
+            for path, layer in named_layers(self.model)
+            for variable in layer._trainable_variables
+            if id(variable) in names
+        }
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run Keras eagerly, layer by layer; independent of the trace that the graph comes from."""
         tf = backend.tensorflow()
@@ -120,6 +131,10 @@ class KerasSource:
         if missing:
             raise SourceError(f"Keras did not reach {', '.join(missing)} when it ran the model")
         return found
+
+    def edited(self, edits: Edits, info: SourceInfo) -> KerasSource:
+        names = {id(v): name for name, v in weights_by_name(self.model, self._signature).items()}
+        return KerasSource(edited(self.model, self._signature, edits, names), info, self._range)
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         return part(

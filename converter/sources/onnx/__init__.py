@@ -1,5 +1,5 @@
 """ONNX files as sources."""
 
-from converter.sources.onnx.source import open_onnx_file
+from converter.sources.onnx.source import OnnxSource, open_onnx_file
 
-__all__ = ["open_onnx_file"]
+__all__ = ["OnnxSource", "open_onnx_file"]

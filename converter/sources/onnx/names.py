@@ -30,17 +30,30 @@ class Names:
     def find(self, name: str) -> Layer | None:
         """The layer of this very name; None where there is none, or several."""
         edges = self._file.edges
-        numbers = self._called(name)
-        base, at, index = name.rpartition("@")
-        if not numbers and at and index.isascii() and index.isdecimal():
-            calls = self._called(base)
-            numbers = calls[int(index) : int(index) + 1]
+        numbers = self._nodes_called(name)
         if numbers:
             return self._node(numbers[0], name) if len(numbers) == 1 else None
         if name in edges.ids and edges.ids[name] in edges.producer:
             return self._tensor(name)
         scopes = [name] if name in self._scopes else self._by_end.get(name, [])
         return self._scope(scopes[0], name) if len(scopes) == 1 else None
+
+    def members(self, name: str) -> list[int]:
+        """The nodes of the layer of this name."""
+        numbers = self._nodes_called(name)
+        edges = self._file.edges
+        if not numbers and name in edges.ids and edges.ids[name] in edges.producer:
+            return [edges.producer[edges.ids[name]]]
+        scopes = [name] if name in self._scopes else self._by_end.get(name, [])
+        return numbers or [number for scope in scopes[:1] for number in self._scopes[scope]]
+
+    def _nodes_called(self, name: str) -> list[int]:
+        """The nodes of this name, or the one call of it that the name means."""
+        numbers = self._called(name)
+        base, at, index = name.rpartition("@")
+        if not numbers and at and index.isascii() and index.isdecimal():
+            numbers = self._called(base)[int(index) : int(index) + 1]
+        return numbers
 
     def _called(self, name: str) -> list[int]:
         """The nodes of this name."""

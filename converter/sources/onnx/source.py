@@ -8,8 +8,9 @@ from typing import Any
 
 import onnx
 
+from converter.edits import Edits
 from converter.errors import SourceError, TargetError, ValidationError
-from converter.model import Array, Boundary, Dim, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.model import Array, Boundary, Dim, Layer, LayeredModel, Source, SourceInfo, TensorSpec
 from converter.onnxfile import OnnxFile, referring
 from converter.runtime import Session
 from converter.sources.onnx.names import Names
@@ -41,7 +42,7 @@ class OnnxSource:
         self.file = file
         self.info = SourceInfo("onnx", file.path.stem, str(file.path), "file", True)
         self._custom_ops = tuple(custom_ops)
-        self._names = Names(file, self._boundary)
+        self._names = Names(file, self.boundary)
         self._wanted: tuple[str, ...] = ()
         self._layers: tuple[Layer, ...] | None = None
         self._listing = False
@@ -61,7 +62,7 @@ class OnnxSource:
         return tuple(
             Boundary(self._spec(info), info.name)
             if info.type.tensor_type.HasField("shape")
-            else self._boundary(info.name)
+            else self.boundary(info.name)
             for info in self.file.outputs
         )
 
@@ -90,7 +91,7 @@ class OnnxSource:
 
     def export(self, sinks: Sequence[Boundary], opset: int | None) -> LayeredModel:
         del sinks, opset  # the file is what it is; finishing takes pieces of it to another opset
-        return LayeredModel(self.file, self.inputs, self.outputs, self.layers, anywhere=self._boundary)
+        return LayeredModel(self.file, self.inputs, self.outputs, self.layers, anywhere=self.boundary)
 
     def weights(self) -> dict[str, Any]:
         raise TargetError("the weights of an ONNX file have no names but those in the file")
@@ -123,11 +124,23 @@ class OnnxSource:
             )
         return error.hint
 
+    def trainable(self) -> dict[str, str]:
+        raise TargetError("an ONNX file is not trained: there is nothing to freeze")
+
+    def members(self, layer: Layer) -> list[int]:
+        """The nodes of a layer, by their numbers in the file."""
+        return self._names.members(layer.name)
+
+    def edited(self, edits: Edits, info: SourceInfo) -> Source:
+        del edits, info
+        raise TargetError("an ONNX file has no framework besides ONNX")
+
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         del inputs, starts, ends
         raise TargetError("an ONNX file has no framework besides ONNX")
 
-    def _boundary(self, name: str) -> Boundary:
+    def boundary(self, name: str) -> Boundary:
+        """The boundary that a tensor of the file is."""
         info = self.file.typed([name]).get(name)
         if info is None and not self._listing:
             info = self._asked(name)

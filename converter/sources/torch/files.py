@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 from converter.errors import SourceError
 from converter.model import SourceInfo
 from converter.sources.digest import sha256_of, user_code
+from converter.sources.functions import function_of
 from converter.sources.torch import backend
 from converter.sources.torch.exported import from_program
 from converter.sources.torch.initial import keep_signal, seeded
@@ -115,10 +114,11 @@ def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: 
     Raises:
         SourceError: no such function, it returns no module, or the weights do not fit.
     """
-    text, _, name = place.rpartition(":")
-    path = Path(text)
+    name = place.rpartition(":")[2]
     with seeded(seed):
-        model = _call(path, name)
+        model = function_of(place)()
+    if not isinstance(model, backend.torch().nn.Module):
+        raise SourceError(f"{place} returns a {type(model).__name__}, expected a torch.nn.Module")
     label, trained = "factory", True
     if weights not in ("pretrained", "auto", "random"):
         load_weights(model, Path(weights))
@@ -129,32 +129,6 @@ def open_factory(place: str, *, weights: str, seed: int, example: Any, dynamic: 
         label, trained = f"random(seed={seed})", False
     info = SourceInfo("torch", name, place, label, trained)
     return TorchSource(model, info, called, origin=f"{name} seed={seed} {user_code()}")
-
-
-def _call(path: Path, name: str) -> Any:
-    if not path.is_file():
-        raise SourceError(f"no file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(f"converter_factory_{path.stem}", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    sys.path.insert(0, str(path.parent.resolve()))  # as Python does for a script
-    try:
-        spec.loader.exec_module(module)
-        model = getattr(module, name)()
-    except AttributeError as error:
-        if hasattr(module, name):
-            raise SourceError(f"{path}:{name} fails: {error}") from error
-        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise SourceError(f"{path} has no function {name!r}", hint=f"it has {', '.join(names)}") from error
-    except Exception as error:
-        raise SourceError(f"{path}:{name} fails: {type(error).__name__}: {error}") from error
-    finally:
-        sys.path.remove(str(path.parent.resolve()))
-    if not isinstance(model, backend.torch().nn.Module):
-        raise SourceError(f"{path}:{name} returns a {type(model).__name__}, expected a torch.nn.Module")
-    return model
 
 
 def _given(example: Any, model: Any) -> Any:

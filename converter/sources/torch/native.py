@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -16,11 +15,11 @@ from converter.sources.torch import backend
 from converter.sources.torch.program import export_piece
 from converter.sources.torch.recorder import ModuleCall, Reached, recording
 from converter.sources.torch.signature import Signature, as_array, as_tensor
-from converter.sources.torch.structure import first_names, flatten_named, map_named
+from converter.sources.torch.structure import copied, first_names, flatten_named, map_named
 from converter.sources.torch.trace import Trace
 from converter.sources.torch.translate import translate
 
-__all__ = ["NativePiece"]
+__all__ = ["NativePiece", "used_weights"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +50,12 @@ class NativePiece:
         Raises:
             TargetError: the piece has no weights.
         """
-        state = _used_weights(
-            self.model, translate(self.traced), [b.value for b in self.starts], [b.value for b in self.ends]
-        )
-        if not state:
+        starts, ends = ([boundary.value for boundary in at] for at in (self.starts, self.ends))
+        names = used_weights(self.model, translate(self.traced), starts, ends)
+        if not names:
             raise TargetError("there are no weights in this piece to save")
-        return state
+        state = _tensors(self.model)
+        return {name: state[name].detach().cpu().clone().contiguous() for name in names}
 
     @functools.cached_property
     def program(self) -> Any:
@@ -76,17 +75,10 @@ class NativePiece:
         fed takes the place of the module's output.
 
         Raises:
-            TargetError: the architecture does not know one of the names.
+            TargetError: the architecture does not know one of the names, or cannot be copied.
         """
         torch = backend.torch()
-        # An unflattened program's nodes hold tensors without data, which cannot be copied and need not be.
-        shared = {id(node): node for node in getattr(self.model, "input_placeholders", ())}
-        try:
-            model = copy.deepcopy(self.model, shared)
-        except Exception as error:
-            raise TargetError(
-                f"the model cannot be copied to try the weights in: {type(error).__name__}: {error}"
-            ) from error
+        model = copied(self.model)
         with torch.no_grad():
             for tensor in _tensors(model).values():
                 if tensor.is_floating_point() or tensor.is_complex():
@@ -154,10 +146,8 @@ class NativePiece:
         return found
 
 
-def _used_weights(
-    model: Any, layered: LayeredModel, starts: Sequence[str], ends: Sequence[str]
-) -> dict[str, Any]:
-    """The entries of the `state_dict` of every module that owns a weight between two cuts.
+def used_weights(model: Any, layered: LayeredModel, starts: Sequence[str], ends: Sequence[str]) -> list[str]:
+    """The names that the `state_dict` has for the weights of every module that owns one between two cuts.
 
     Args:
         model: the PyTorch module.
@@ -189,8 +179,7 @@ def _used_weights(
         name.rpartition(".")[0] for name in state if first[name] in needed
     }
     owned = {name: state[name] for name in state if name.rpartition(".")[0] in owners}
-    kept = dict.fromkeys(first_names(owned).values())
-    return {name: state[name].detach().cpu().clone().contiguous() for name in kept}
+    return list(dict.fromkeys(first_names(owned).values()))
 
 
 def _bodies(node: ir.Node) -> list[ir.Graph]:

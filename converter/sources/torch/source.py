@@ -10,10 +10,12 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 
+from converter.edits import Edits
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
-from converter.sources.torch.native import NativePiece
+from converter.sources.torch.edit import edited
+from converter.sources.torch.native import NativePiece, used_weights
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array, as_tensor
 from converter.sources.torch.structure import flatten_named
@@ -103,6 +105,9 @@ class TorchSource:
         named += self.model.named_buffers(remove_duplicate=False)
         return {name: TorchTensor(tensor.detach(), name) for name, tensor in named}
 
+    def trainable(self) -> dict[str, str]:
+        return {name: name.rpartition(".")[0] for name, _ in self.model.named_parameters()}
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run PyTorch eagerly; independent of the trace that the graph comes from."""
         places = {b.place: b.value for b in wanted if b.place}
@@ -144,12 +149,15 @@ class TorchSource:
         device = next((p.device for p in self.model.parameters()), None)
         return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
+    def edited(self, edits: Edits, info: SourceInfo) -> TorchSource:
+        used: list[str] = []
+        if edits.end is not None:
+            self._reach((edits.end,))
+            used = used_weights(self.model, translate(self._trace), (), [edits.end.value])
+        return TorchSource(edited(self.model, self._signature, edits, used), info, self._signature)
+
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
-        if self._traced is None or not {*starts, *ends} <= self._traced.boundaries:
-            # What was cut came from the cache, or another cut was traced since.
-            places = [b.place for b in (*starts, *ends)]
-            self._until = frozenset(place[:2] for place in places if place) if all(places) else frozenset()
-            self._traced = None
+        self._reach((*starts, *ends))
         return NativePiece(
             self.model,
             self._signature,
@@ -158,3 +166,11 @@ class TorchSource:
             tuple(starts),
             tuple(ends),
         )
+
+    def _reach(self, boundaries: Sequence[Boundary]) -> None:
+        """Trace as far as these boundaries, unless that was done."""
+        if self._traced is None or not set(boundaries) <= self._traced.boundaries:
+            # What was cut came from the cache, or another cut was traced since.
+            places = [b.place for b in boundaries]
+            self._until = frozenset(place[:2] for place in places if place) if all(places) else frozenset()
+            self._traced = None

@@ -1,14 +1,16 @@
-"""Tensors inside what a module takes or returns, each with its path."""
+"""Tensors inside what a module takes or returns, each with its path; and copies of modules."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from converter.errors import TargetError
 from converter.sources.torch import backend
 
-__all__ = ["first_names", "flatten_named", "map_named"]
+__all__ = ["copied", "first_names", "flatten_named", "map_named"]
 
 
 def map_named(function: Callable[[str, Any], Any], structure: Any, path: str = "") -> Any:
@@ -46,6 +48,20 @@ def flatten_named(structure: Any) -> list[tuple[str, Any]]:
 
     map_named(note, structure)
     return leaves
+
+
+def copied(model: Any) -> Any:
+    """A copy that shares nothing with the model.
+
+    Raises:
+        TargetError: the model cannot be copied.
+    """
+    # An unflattened program's nodes hold tensors without data, which cannot be copied and need not be.
+    shared = {id(node): node for node in getattr(model, "input_placeholders", ())}
+    try:
+        return copy.deepcopy(model, shared)
+    except Exception as error:
+        raise TargetError(f"the model cannot be copied: {type(error).__name__}: {error}") from error
 
 
 def first_names(state: Mapping[str, Any]) -> dict[str, str]:

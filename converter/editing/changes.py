@@ -1,0 +1,126 @@
+"""What a user wants changed, in names and patterns, and what of a model that means."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converter.edits import within
+from converter.errors import CutError, UsageError
+from converter.heads import Head
+from converter.model import Layer, is_glob, matches
+
+__all__ = ["Changes"]
+
+_FIRST = re.compile(r"first:([1-9]\d{0,8})", re.ASCII)
+_CHANNELS = {"auto": None, "first": False, "last": True}
+
+
+@dataclasses.dataclass(frozen=True)
+class Changes:
+    """Changes to a model, as they are asked for.
+
+    Attributes:
+        to: the layer whose output a head goes onto; the model ends there.
+        head: a head's text, a `Head`, a file (`.onnx`, `.keras`, `file.py:factory`), or a layer or module.
+        replace: layer → what takes its place, in the same words.
+        drop: layers to leave out: names, globs, ranges.
+        freeze: weights to take out of training: names or globs of layers or weights, or `first:N` parameters.
+        train: weights to train all the same; without `freeze`, all others are frozen.
+        channels: where the channels of what new layers take are: `first`, `last`, or `auto`.
+        fitted: what the head's weights were fitted on; empty for initial weights.
+    """
+
+    to: tuple[str, ...] = ()
+    head: str | Head | Any | None = None
+    replace: Mapping[str, str | Head | Any] = dataclasses.field(default_factory=dict)
+    drop: tuple[str, ...] = ()
+    freeze: tuple[str, ...] = ()
+    train: tuple[str, ...] = ()
+    channels: str = "auto"
+    fitted: str = ""
+
+    def __post_init__(self) -> None:
+        if self.head is not None and len(self.to) != 1:
+            raise UsageError("a head goes onto one layer: --head takes one --to")
+        if self.channels not in _CHANNELS:
+            raise UsageError(f"channels {self.channels!r}: expected auto, first or last")
+        if self.channels != "auto" and self.head is None and not self.replace:
+            raise UsageError("--channels says where a new head's or layer's channels are: there is none")
+
+    def __bool__(self) -> bool:
+        return bool(self.head is not None or self.replace or self.drop or self.freeze or self.train)
+
+    @staticmethod
+    def replacements(texts: Sequence[str]) -> dict[str, str]:
+        """`LAYER=SPEC` as a mapping.
+
+        Raises:
+            UsageError: no such pair, or a layer twice.
+        """
+        found: dict[str, str] = {}
+        for text in texts:
+            layer, equals, spec = text.partition("=")
+            if not equals or not layer or not spec:
+                raise UsageError(
+                    f"replace {text!r}: expected LAYER=SPEC, such as predictions=dense(5,softmax)"
+                )
+            if layer in found:
+                raise UsageError(f"{layer} is to be replaced twice")
+            found[layer] = spec
+        return found
+
+    @property
+    def channels_last(self) -> bool | None:
+        """Where the channels are; None for where they usually are."""
+        return _CHANNELS[self.channels]
+
+    def frozen(self, layers: Sequence[Layer], trainable: Mapping[str, str]) -> frozenset[str]:
+        """The names of the weights to freeze.
+
+        Raises:
+            CutError: a pattern that names nothing.
+        """
+        if not self.freeze and not self.train:
+            return frozenset()
+        frozen = (
+            {n for p in self.freeze for n in _meant(p, layers, trainable)} if self.freeze else set(trainable)
+        )
+        return frozenset(frozen - {n for p in self.train for n in _meant(p, layers, trainable)})
+
+    def described(self) -> dict[str, Any]:
+        """The changes as JSON-ready values."""
+        return {
+            "to": list(self.to) if self.head is not None else [],
+            "head": None if self.head is None else _text(self.head),
+            "replace": {layer: _text(new) for layer, new in self.replace.items()},
+            "drop": list(self.drop),
+            "freeze": list(self.freeze),
+            "train": list(self.train),
+        }
+
+
+def _text(new: Any) -> str:
+    return str(new) if isinstance(new, (str, Head)) else type(new).__name__
+
+
+def _meant(pattern: str, layers: Sequence[Layer], trainable: Mapping[str, str]) -> set[str]:
+    """The weights that a pattern of `--freeze` or `--train` names."""
+    first = _FIRST.fullmatch(pattern)
+    if first is not None:
+        return set(list(trainable)[: int(first[1])])
+    glob = is_glob(pattern)
+    owners = {layer.base for layer in layers} | set(trainable.values())
+    named = {o for o in owners if o == pattern or (glob and (matches(o, pattern) or pattern == "*"))}
+    found = {name for name, owner in trainable.items() if any(within(owner, o) for o in named if o)}
+    found |= {name for name in trainable if name == pattern or (glob and fnmatch.fnmatchcase(name, pattern))}
+    if not found:
+        some = ", ".join(list(trainable)[:3])
+        raise CutError(
+            f"no layer or weight to train or freeze matches {pattern!r}",
+            hint=f"`converter layers` lists the layers; the weights are {some}, …",
+        )
+    return found

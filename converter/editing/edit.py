@@ -1,0 +1,158 @@
+"""From what a user wants changed to a source of the changed model."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from converter.editing.changes import Changes
+from converter.editing.heads import OnnxHead, open_new
+from converter.edits import Edits, within
+from converter.errors import UsageError, ValidationError
+from converter.heads import Head
+from converter.model import Boundary, Layer, Source, SourceInfo
+from converter.surgery import select, select_layers
+
+__all__ = ["Edited", "edit"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Edited:
+    """A changed model beside the original.
+
+    Attributes:
+        source: the changed model, with the verbs of any source.
+        original: the model as it was.
+        seams: tensors that come before all changes, in the original and in the changed model.
+        facts: what was changed, and which weights are the original's, as JSON-ready values.
+    """
+
+    source: Source
+    original: Source
+    seams: tuple[tuple[Boundary, Boundary], ...]
+    facts: Mapping[str, Any]
+
+
+def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) -> Edited:
+    """Change a model.
+
+    Args:
+        source: the model; it is left as it was.
+        changes: what to change.
+        seed: of the initial weights of new layers.
+        trust: files of new layers may run their authors' code.
+
+    Raises:
+        CutError: no such layers, or layers that do not fit together afterwards.
+        UsageError: a head that is none, or does not take what it would be given.
+        TargetError: the framework cannot take the model apart, or new layers are of another framework.
+        ValidationError: a weight that should have stayed is not what it was.
+    """
+    alone = changes.head is not None and not (changes.replace or changes.drop)
+    source.expect(changes.to if alone else (), trunk=alone)
+    layers = source.layers
+    inputs = [spec.name for spec in source.inputs]
+    end = None
+    if changes.head is not None:
+        ends = select(changes.to, layers, inputs)
+        if len(ends) != 1:
+            raise UsageError(f"a head takes one tensor: {changes.to[0]} names {len(ends)}")
+        end = ends[0]
+    replaced = tuple(
+        (layer, open_new(new, source.info.kind, trust))
+        for name, new in changes.replace.items()
+        for layer in _one(select_layers([name], layers), name)
+    )
+    edits = Edits(
+        end=end,
+        head=None if changes.head is None else open_new(changes.head, source.info.kind, trust),
+        replaced=replaced,
+        dropped=select_layers(changes.drop, layers) if changes.drop else (),
+        frozen=changes.frozen(layers, source.trainable()) if changes.freeze or changes.train else frozenset(),
+        channels_last=changes.channels_last,
+        seed=seed,
+    )
+    new = [head for head in (edits.head, *(head for _, head in replaced)) if head is not None]
+    info = _info(source.info, new, changes.fitted, seed)
+    if source.info.kind == "onnx" or any(isinstance(head, OnnxHead) for head in new):
+        from converter.editing.graph import edited_graph
+
+        return edited_graph(source, edits, info, changes)
+    made = source.edited(edits, info)
+    made.expect(())
+    facts = changes.described() | _weights(source, made, edits)
+    return Edited(made, source, _seams(layers, made.layers, edits), facts)
+
+
+def _one(found: Sequence[Layer], name: str) -> Sequence[Layer]:
+    """The layer to replace; of one that is called several times, the layer itself."""
+    if len({layer.base for layer in found}) > 1:
+        raise UsageError(f"{name} names {len(found)} layers: --replace takes one")
+    layer = found[0]
+    return [dataclasses.replace(layer, name=layer.base) if len(found) > 1 else layer]
+
+
+def _info(info: SourceInfo, new: Sequence[Any], fitted: str, seed: int) -> SourceInfo:
+    """Where the changed model comes from; new layers with initial weights make it untrained."""
+    if not new:
+        return info
+    if fitted:
+        return dataclasses.replace(info, weights=f"{info.weights}, head fitted on {fitted}")
+    if all(isinstance(head, Head) and not head.weights for head in new):
+        label = f"{info.weights}, new layers random(seed={seed})"
+        return dataclasses.replace(info, weights=label, trained=False)
+    return dataclasses.replace(info, weights=f"{info.weights}, new layers as given")
+
+
+def _weights(original: Source, made: Source, edits: Edits) -> dict[str, Any]:
+    """Which weights are the original's, by comparing digests; which are frozen.
+
+    Raises:
+        ValidationError: one under the name of the original's is another.
+    """
+    before, after = original.weights(), made.weights()
+    replaced = [layer.base for layer, _ in edits.replaced]
+    kept = [n for n in after if n in before and not any(within(n, path) for path in replaced)]
+    other = [name for name in kept if _digest(before[name]) != _digest(after[name])]
+    if other:
+        raise ValidationError(f"{len(other)} weights that should have stayed differ: {', '.join(other[:4])}")
+    new = [name for name in after if name not in set(kept)]
+    return {
+        "weights": {
+            "kept": len(kept),
+            "kept_sha256": hashlib.sha256(
+                "".join(_digest(after[n]) for n in sorted(kept)).encode()
+            ).hexdigest(),
+            "new": new,
+            "removed": len(before) - len(kept),
+            "frozen": sorted(edits.frozen & set(after)),
+        }
+    }
+
+
+def _digest(tensor: Any) -> str:
+    array = tensor.numpy()
+    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
+
+
+def _seams(
+    before: Sequence[Layer], after: Sequence[Layer], edits: Edits
+) -> tuple[tuple[Boundary, Boundary], ...]:
+    """The last tensor ahead of all changes, in both models."""
+    there = {b.value: b for layer in after for b in layer.boundaries}
+    changed = [layer.name for layer in (*edits.dropped, *(layer for layer, _ in edits.replaced))]
+    order = [b for layer in before for b in layer.boundaries]
+    places = [
+        order.index(b)
+        for layer in before
+        for b in layer.boundaries
+        if any(within(layer.name, name) for name in changed)
+    ]
+    if edits.end is not None and not changed:
+        places = [order.index(edits.end) + 1]
+    for boundary in reversed(order[: min(places, default=len(order))]):
+        if boundary.value in there:
+            return ((boundary, there[boundary.value]),)
+    return ()

@@ -1,0 +1,291 @@
+"""Changed Keras models: the original's layers by their names, with others put in, left out, or never reached.
+
+The model's own `call` is followed with KerasTensors, as for parts of it (`native.py`); where a layer is
+replaced, new layers take what it took, and where layers are dropped, what went in goes on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from converter.edits import Call, Edits, bridge, regions, within
+from converter.errors import CutError, TargetError, UsageError
+from converter.heads import Head
+from converter.model import Layer, Place
+from converter.sources.keras import backend
+from converter.sources.keras.heads import layers_of, put_weights
+from converter.sources.keras.native import apart_from, input_like, nodes_restored, opened
+from converter.sources.keras.recorder import LayerCall, following
+from converter.sources.keras.signature import Signature, flatten_named
+
+__all__ = ["edited", "named_layers"]
+
+
+def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, str]) -> Any:
+    """A changed copy of a model, a functional `keras.Model` that shares nothing with it.
+
+    Args:
+        model: the model; it is left as it was.
+        signature: how to call it.
+        edits: the changes.
+        names: id of a variable of the model → name of the weight.
+
+    Raises:
+        CutError: layers that cannot be taken out or replaced.
+        UsageError: a head that does not take what it would be given, weights of one layer of which some are
+            frozen and some not.
+        TargetError: the model cannot be taken apart by Keras.
+    """
+    keras = backend.keras()
+    bridges = _bridges(model, signature, edits.dropped) if edits.dropped else {}
+    editor = _Editor(edits, bridges, taken={layer.name for layer in model._flatten_layers()})
+    with nodes_restored(model):
+        try:
+            fed = {spec.name: input_like(spec.name, spec) for spec in signature.inputs}
+            editor.begin(fed)
+            with following(model, editor):
+                outputs = signature.call_inside(model, [fed[spec.name] for spec in signature.inputs])
+            if edits.end is not None:
+                outputs = editor.ended()
+            begun = list(fed.values())
+            outputs = keras.tree.map_structure(lambda tensor: apart_from(begun, tensor), outputs)
+            inputs = keras.tree.map_structure(lambda i: begun[i], signature.structure)
+            reached = _reached(outputs)
+            if not all(id(tensor) in reached for tensor in begun):
+                used = [tensor for tensor in begun if id(tensor) in reached]
+                inputs = used[0] if len(used) == 1 else used
+            single = keras.Model(inputs, outputs, name=model.name)
+            copy = keras.models.clone_model(single)
+            copy.set_weights(single.get_weights())
+            _freeze(single, copy, edits.frozen, names)
+        except (TargetError, CutError, UsageError):
+            raise
+        except Exception as error:
+            raise TargetError(
+                f"Keras cannot take {model.name!r} apart into a model of its own layers: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                hint="models whose call is more than layers and keras.ops cannot be changed; cut they can be",
+            ) from error
+    return copy
+
+
+class _Editor:
+    """Puts other tensors in the place of what changed layers put out."""
+
+    def __init__(self, edits: Edits, bridges: Mapping[Place, Place | str], taken: Collection[str]) -> None:
+        self._edits = edits
+        self._bridges = bridges
+        self._taken = set(taken)
+        self._met: dict[Place | str, Any] = {}
+        self._new: dict[str, Callable[[Any], Any]] = {}
+        changed = [_path(layer.name) for layer, _ in edits.replaced] + [path for path, _, _ in bridges]
+        changed += [place[0] for place in bridges.values() if not isinstance(place, str)]
+        if edits.end is not None and edits.end.place is not None:
+            changed.append(edits.end.place[0])
+        self._opened = opened(changed)
+
+    def begin(self, fed: Mapping[str, Any]) -> None:
+        """Note the model's inputs."""
+        self._met.update(fed)
+
+    def ended(self) -> Any:
+        """The new end: the head on what the layer put out."""
+        end = self._edits.end
+        assert end is not None
+        if end.place not in self._met:
+            raise TargetError(
+                f"Keras makes no tensor of its own at {end.name!r}: the layer around it loops over it"
+            )
+        tensor = self._met[end.place]
+        return self._build("head", self._edits.head, tensor)(tensor)
+
+    def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        keras = backend.keras()
+        run = call.operation.call if call.path in self._opened else proceed
+        outputs = run(*args, **kwargs)
+        for layer, new in self._edits.replaced:
+            if (call.path, call.index) == _call_of(layer, call.index):
+                outputs = self._replaced(layer, new, args, kwargs, outputs)
+        places = [(call.path, call.index, key) for key, _ in flatten_named(outputs)]
+        values = [
+            self._met[self._bridges[p]] if p in self._bridges else v
+            for p, v in zip(places, keras.tree.flatten(outputs), strict=True)
+        ]
+        self._met.update(zip(places, values, strict=True))
+        return keras.tree.pack_sequence_as(outputs, values)
+
+    def _replaced(self, layer: Layer, new: Any, args: Any, kwargs: Any, outputs: Any) -> Any:
+        keras = backend.keras()
+        given = [
+            value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)
+        ]
+        made = keras.tree.flatten(outputs)
+        if len(given) != 1 or len(made) != 1:
+            raise CutError(
+                f"{layer.name} takes {len(given)} tensors and puts out {len(made)}: "
+                "only a layer that takes one tensor and puts out one can be replaced"
+            )
+        if layer.name not in self._new:
+            self._new[layer.name] = self._build(_path(layer.name).rpartition("/")[2], new, given[0])
+        return self._new[layer.name](given[0])
+
+    def _build(self, name: str, new: Any, given: Any) -> Callable[[Any], Any]:
+        """New layers for a tensor; those of a head bear names that begin with this one."""
+        if not isinstance(new, Head):
+            layer: Callable[[Any], Any] = new
+            return layer
+        keras = backend.keras()
+        shape = ("batch", *("?" if size is None else size for size in given.shape[1:]))
+        usual = keras.config.image_data_format() == "channels_last"
+        edits = self._edits
+        head = new.onto(shape, channels_last=edits.channels_last, usual=usual, seed=edits.seed)
+        head.shapes(shape)
+        alone = len(head.units) == 1 and name != "head"
+        names = {u.name: name if alone else self._free(f"{name}_{u.name}") for u in head.units}
+        layers = layers_of(head, len(shape), names)
+
+        def apply(tensor: Any) -> Any:
+            for layer in layers:
+                tensor = layer(tensor)
+            return tensor
+
+        apply(keras.KerasTensor(given.shape, given.dtype))
+        put_weights(head, layers)
+        return apply
+
+    def _free(self, name: str) -> str:
+        while name in self._taken:
+            name += "_new"
+        self._taken.add(name)
+        return name
+
+
+def _path(name: str) -> str:
+    """The path of the layer that a call belongs to."""
+    return name.rpartition("@")[0] if "@" in name else name
+
+
+def _call_of(layer: Layer, index: int) -> tuple[str, int]:
+    """The call that a layer's name means; any of them, if it has no number."""
+    path, at, number = layer.name.rpartition("@")
+    return (path, int(number)) if at else (layer.name, index)
+
+
+# ---------------------------------------------------------------- what goes in and what comes out
+
+
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    """One call of a layer: the tensors by number, those put out with their places, too."""
+
+    call: Call
+    places: tuple[Place, ...]
+
+
+def _bridges(model: Any, signature: Signature, dropped: Sequence[Layer]) -> dict[Place, Place | str]:
+    """For each tensor that dropped layers put out: the place, or the model's input, of what replaces it."""
+    keras = backend.keras()
+    chosen = {layer.name for layer in dropped}
+    around = opened([_path(name) for name in chosen])
+    numbers: dict[int, int] = {}
+    tensors: list[Any] = []
+    seen: list[_Seen] = []
+
+    def number(tensor: Any) -> int:
+        if id(tensor) not in numbers:
+            numbers[id(tensor)] = len(tensors)
+            tensors.append(tensor)
+        return numbers[id(tensor)]
+
+    def observe(call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        if call.path in around:
+            return call.operation.call(*args, **kwargs)
+        given = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, keras.KerasTensor)]
+        reads = tuple(map(number, given))
+        outputs = proceed(*args, **kwargs)
+        leaves = flatten_named(outputs)
+        places = tuple((call.path, call.index, key) for key, _ in leaves)
+        seen.append(_Seen(Call(call.path, reads, tuple(number(v) for _, v in leaves)), places))
+        return outputs
+
+    with nodes_restored(model):
+        fed = {spec.name: input_like(spec.name, spec) for spec in signature.inputs}
+        with following(model, observe):
+            outputs = signature.call_inside(model, list(fed.values()))
+    ends = {number(tensor) for tensor in keras.tree.flatten(outputs)}
+    places: dict[int, Place | str] = {number(tensor): name for name, tensor in fed.items()}
+    places |= {value: p for entry in seen for value, p in zip(entry.call.writes, entry.places, strict=True)}
+    calls = [entry.call for entry in seen]
+    inside = [i for i, entry in enumerate(seen) if _is_chosen(entry, chosen)]
+    missing = sorted(n for n in chosen if not any(within(calls[i].name, _path(n)) for i in inside))
+    if missing:
+        raise CutError(f"{', '.join(missing[:4])} is inside another layer and cannot be dropped from it")
+    found: dict[Place, Place | str] = {}
+    for region in regions(calls, inside, ends):
+        given, out = bridge(
+            [calls[i].name for i in region.calls], region, lambda value: _described(tensors[value])
+        )
+        target = places[out]
+        assert not isinstance(target, str)
+        if given not in places:
+            raise CutError(f"{target[0]} cannot be dropped: no layer puts out what goes into it")
+        found[target] = places[given]
+    return found
+
+
+def _is_chosen(entry: _Seen, chosen: Collection[str]) -> bool:
+    path, index, _ = entry.places[0] if entry.places else (entry.call.name, 0, "")
+    return path in chosen or f"{path}@{index}" in chosen
+
+
+def _described(tensor: Any) -> tuple[str, Any]:
+    sizes = ["batch", *("?" if size is None else str(size) for size in tensor.shape[1:])]
+    return f"{tensor.dtype}[{', '.join(sizes)}]", (tuple(tensor.shape), tensor.dtype)
+
+
+# ---------------------------------------------------------------- the new model
+
+
+def _reached(outputs: Any) -> set[int]:
+    """The ids of the tensors that the outputs are computed from."""
+    stack = list(backend.keras().tree.flatten(outputs))
+    seen: set[int] = set()
+    while stack:
+        tensor = stack.pop()
+        if id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        operation, index, _ = tensor._keras_history
+        stack.extend(operation._inbound_nodes[index].input_tensors)
+    return seen
+
+
+def _freeze(single: Any, copy: Any, frozen: frozenset[str], names: Mapping[int, str]) -> None:
+    """Make the layers whose weights are frozen untrainable, in a copy of the model that holds the weights.
+
+    Keras freezes layers, not weights; its BatchNormalization then keeps to its statistics in training, too.
+    """
+    twins = dict(named_layers(copy))
+    for path, layer in named_layers(single):
+        own = [names[id(v)] for v in layer._trainable_variables if id(v) in names]
+        held = [name for name in own if name in frozen]
+        if held and len(held) < len(own):
+            loose = [name for name in own if name not in frozen]
+            raise UsageError(
+                f"{', '.join(held[:3])} would be frozen and {', '.join(loose[:3])} not: "
+                "Keras freezes layers as a whole"
+            )
+        statistics = [names[id(v)] for v in layer._non_trainable_variables if id(v) in names]
+        if held or (not own and statistics and frozen.issuperset(statistics)):
+            twins[path].trainable = False
+
+
+def named_layers(model: Any, path: str = "") -> list[tuple[str, Any]]:
+    """Every layer inside, by its path."""
+    found = []
+    for layer in model._flatten_layers(include_self=False, recursive=False):
+        name = f"{path}/{layer.name}" if path else layer.name
+        found += [(name, layer), *named_layers(layer, name)]
+    return found

@@ -1,0 +1,290 @@
+"""Changed PyTorch models: the original's class and names, with modules taken out, put in, or never reached.
+
+What is not changed keeps its module, its name in the `state_dict` and its bits. A model that ends earlier
+is the original with its `forward` left at the cut: control flow, aliasing and modes are the author's own.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from converter.edits import Edits, bridge, regions, within
+from converter.errors import CutError
+from converter.heads import Head
+from converter.model import Layer
+from converter.sources.torch import backend
+from converter.sources.torch.calls import ModuleRun, Run, record
+from converter.sources.torch.heads import module_of
+from converter.sources.torch.signature import Signature
+from converter.sources.torch.structure import copied, flatten_named, map_named
+
+__all__ = ["edited"]
+
+
+def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> Any:
+    """A changed copy of a model.
+
+    Args:
+        model: the model; it is left as it was.
+        signature: how to call it.
+        edits: the changes.
+        used: names of the weights that what comes before `edits.end` computes with.
+
+    Raises:
+        CutError: layers that cannot be taken out or replaced, or do not fit together afterwards.
+        UsageError: a head that does not take what it would be given.
+    """
+    copy = copied(model)
+    if edits.end is not None:
+        _end(copy, signature, edits, used)
+    for layer, new in edits.replaced:
+        _replace(copy, record(copy, signature), layer, new, edits)
+    if edits.dropped:
+        _drop(copy, record(copy, signature), edits.dropped)
+    if edits.replaced or edits.dropped:
+        error = record(copy, signature).error
+        if error is not None:
+            what = ", ".join(layer.name for layer in (*edits.dropped, *(la for la, _ in edits.replaced)))
+            raise CutError(
+                f"without {what} as it was the model does not run: "
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+            )
+    _freeze(copy, edits.frozen)
+    return copy
+
+
+# ---------------------------------------------------------------- a new end
+
+
+class _Left(BaseException):
+    """Thrown through `forward` with what the last layer put out."""
+
+    def __init__(self, mark: _Mark, output: Any) -> None:
+        self.mark = mark
+        self.output = output
+
+
+class _Mark:
+    """Ties the layer at which a model ends to the model; copied with them."""
+
+    def __init__(self, index: int, key: str) -> None:
+        self.index = index
+        self.key = key
+        self.left = index
+
+
+def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> None:
+    assert edits.end is not None
+    assert edits.end.place is not None
+    path, index, key = edits.end.place
+    module, mark = model.get_submodule(path), _Mark(index, key)
+    module.__class__, module._ends = _ending(_class_of(module)), mark
+    model.__class__, model._ends_by = _ended(_class_of(model)), mark
+    reached = {
+        call.path for training in (False, True) for call in record(model, signature, training=training).calls
+    }
+    _remove_unreached(model, reached | {path}, used)
+    new = edits.head
+    if isinstance(new, Head):
+        shape = edits.end.spec.shape
+        new = module_of(
+            new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed), shape
+        )
+    name = "head" if getattr(model, "head", None) is None else "new_head"
+    model._modules.pop(name, None)
+    setattr(model, name, new)
+    model._head = name
+
+
+def _class_of(module: Any) -> Any:
+    return type(module)
+
+
+@functools.cache
+def _ending(cls: Any) -> Any:
+    """A module's class, whose calls end the forward pass of the model around it."""
+
+    class Ending(cls):  # type: ignore[misc]
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            output = super().__call__(*args, **kwargs)
+            if self._ends.left == 0:
+                raise _Left(self._ends, output)
+            self._ends.left -= 1
+            return output
+
+    Ending.__name__, Ending.__qualname__, Ending.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return Ending
+
+
+@functools.cache
+def _ended(cls: Any) -> Any:
+    """A model's class, whose forward pass ends at a layer inside and goes on with a head."""
+
+    class Ended(cls):  # type: ignore[misc]
+        @functools.wraps(cls.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            mark = self._ends_by
+            mark.left = mark.index
+            try:
+                super().forward(*args, **kwargs)
+            except _Left as left:
+                if left.mark is not mark:
+                    raise
+                tensor = dict(flatten_named(left.output))[mark.key]
+            else:
+                raise RuntimeError("the layer at which this model ends was not called")
+            return getattr(self, self._head)(tensor) if hasattr(self, "_head") else tensor
+
+    Ended.__name__, Ended.__qualname__, Ended.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return Ended
+
+
+def _remove_unreached(model: Any, reached: Collection[str], used: Collection[str], at: str = "") -> None:
+    """Take out the modules that are not called and hold no weight that is computed with."""
+    module = model.get_submodule(at)
+    for name, _ in list(module.named_children()):
+        path = f"{at}.{name}" if at else name
+        if not any(within(other, path) for other in (*reached, *used)):
+            module._modules[name] = None  # `if self.aux is not None` is what authors ask
+        else:
+            _remove_unreached(model, reached, used, path)
+
+
+# ---------------------------------------------------------------- replacing and dropping
+
+
+def _replace(model: Any, run: Run, layer: Layer, new: Any, edits: Edits) -> None:
+    calls = [call for call in run.calls if call.path == layer.base]
+    if not calls:
+        raise CutError(f"{layer.name} is not called when the model runs: there is nothing to replace")
+    given = calls[0].reads
+    if len(given) != 1 or len(calls[0].writes) != 1:
+        raise CutError(
+            f"{layer.name} takes {len(given)} tensors and puts out {len(calls[0].writes)}: "
+            "only a layer that takes one tensor and puts out one can be replaced"
+        )
+    if layer.base != layer.name and len(calls) > 1:
+        raise CutError(
+            f"{layer.base} is one module that is called {len(calls)} times: name it without a number"
+        )
+    if isinstance(new, Head):
+        shape: tuple[int | str, ...] = ("batch", *run.shapes[given[0][1]][0][1:])
+        head = new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed)
+        _agrees(run, layer, calls[0], head.shapes(shape)[-1])
+        new = module_of(head, shape)
+        new = new[0] if len(new) == 1 else new
+    _put(model, layer.base, new)
+
+
+def _agrees(run: Run, layer: Layer, call: ModuleRun, shape: Sequence[int | str]) -> None:
+    """Refuse another shape where a layer reads it; whether anything else does, running the model shows."""
+    value = call.writes[0][1]
+    before = run.shapes[value][0]
+    readers = [c.path for c in run.calls if value in c.call.reads and not within(c.path, layer.base)]
+    readers = [path for path in readers if not within(layer.base, path)]
+    if readers and tuple(shape[1:]) != before[1:]:
+        raise CutError(
+            f"{layer.name} puts out {_shown(before)}, which {readers[0]} takes, "
+            f"and what is to replace it puts out {_shown(shape)}",
+            hint="an inner layer's replacement has the same shape",
+        )
+
+
+def _shown(shape: Sequence[int | str]) -> str:
+    return f"[{', '.join(['batch', *map(str, shape[1:])])}]"
+
+
+def _drop(model: Any, run: Run, layers: Sequence[Layer]) -> None:
+    chosen = {layer.name for layer in layers} | {layer.base for layer in layers}
+    paths = {call.path for call in run.calls if {call.path, f"{call.path}@{call.index}"} & chosen}
+    top = {path for path in paths if not any(path != other and within(path, other) for other in paths)}
+    partly = {c.path for c in run.calls if c.path in top and not {c.path, f"{c.path}@{c.index}"} & chosen}
+    if partly:
+        raise CutError(f"{min(partly)} is one module that is called several times: all its calls go, or none")
+    missing = [layer.name for layer in layers if not any(within(layer.base, path) for path in paths)]
+    if missing:
+        raise CutError(f"{', '.join(missing)} is not called when the model runs: there is nothing to drop")
+    calls = [call for call in run.calls if call.path in top or not any(within(call.path, p) for p in top)]
+    numbers = [number for number, call in enumerate(calls) if call.path in top]
+    for region in regions([call.call for call in calls], numbers, run.ends):
+        names = [calls[number].path for number in region.calls]
+        bridge(names, region, lambda value: _described(run, value))
+        for number in region.calls:
+            _bypass(model, calls[number])
+
+
+def _described(run: Run, value: int) -> tuple[str, Any]:
+    shape, dtype = run.shapes[value]
+    return f"{dtype}{_shown(shape)}", (shape, dtype)
+
+
+def _bypass(model: Any, call: ModuleRun) -> None:
+    if len(call.writes) != 1:
+        raise CutError(
+            f"{call.path} puts out {len(call.writes)} tensors, and only one can go on in their place",
+            hint="drop a block as a whole",
+        )
+    inner = [key for key, _ in call.reads]
+    if not inner:
+        raise CutError(f"{call.path} takes no tensor that could go on in its place")
+    _put(model, call.path, _bypass_class()(inner[0], call.output))
+
+
+@functools.cache
+def _bypass_class() -> Any:
+    class Bypass(backend.torch().nn.Module):  # type: ignore[misc]
+        """Stands where a layer was dropped, and passes on what it is given, in the form the layer had."""
+
+        def __init__(self, key: str, output: Any) -> None:
+            super().__init__()
+            self.key = key
+            self.output = output
+
+        def forward(self, *args: Any, **kwargs: Any) -> Any:
+            given = dict(flatten_named((args, kwargs)))[self.key]
+            return map_named(lambda _key, _tensor: given, self.output)
+
+    return Bypass
+
+
+def _put(model: Any, path: str, new: Any) -> None:
+    """Put a module into the place of another, under all the names that one has."""
+    old = model.get_submodule(path)
+    for name, module in list(model.named_modules(remove_duplicate=False)):
+        if module is old:
+            parent, _, last = name.rpartition(".")
+            model.get_submodule(parent)._modules[last] = new
+
+
+# ---------------------------------------------------------------- freezing
+
+
+def _freeze(model: Any, frozen: frozenset[str]) -> None:
+    """Take weights out of training; batch normalisation with frozen weights keeps to its statistics."""
+    for name, weight in model.named_parameters(remove_duplicate=False):
+        if name in frozen:
+            weight.requires_grad_(False)
+    norms = backend.torch().nn.modules.batchnorm._BatchNorm
+    for path, module in model.named_modules():
+        own = [f"{path}.{name}" if path else name for name in (*module._parameters, *module._buffers)]
+        if isinstance(module, norms) and own and frozen.issuperset(n for n in own if _is_weight(module, n)):
+            module.eval()
+            module.__class__ = _kept_in_inference(_class_of(module))
+
+
+def _is_weight(module: Any, name: str) -> bool:
+    return getattr(module, name.rpartition(".")[2], None) is not None and not name.endswith(
+        "num_batches_tracked"
+    )
+
+
+@functools.cache
+def _kept_in_inference(cls: Any) -> Any:
+    class Frozen(cls):  # type: ignore[misc]
+        def train(self, mode: bool = True) -> Any:  # noqa: ARG002  # the method of every module
+            return super().train(False)
+
+    Frozen.__name__, Frozen.__qualname__, Frozen.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return Frozen
