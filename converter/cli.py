@@ -154,6 +154,17 @@ def convert(
     channels: Annotated[
         str, typer.Option(help="Where the channels are of what new layers take: auto, first or last.")
     ] = "auto",
+    surgery: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own rewrite of the piece: file.py:FUNCTION of an onnx_graphsurgeon.Graph; the result "
+            "is checked by shape.",
+            show_default=False,
+        ),
+    ] = None,
+    surgery_preserves: Annotated[
+        bool, typer.Option("--surgery-preserves", help="The rewrite claims to preserve values: prove it.")
+    ] = False,
     output: Annotated[
         Path | None,
         typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
@@ -212,6 +223,7 @@ def convert(
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
     from converter.sources import Opening, resolve
+    from converter.sources.functions import function_of
 
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
@@ -245,6 +257,8 @@ def convert(
             link=link,
             custom_ops=libraries,
             changes=changes,
+            surgery=None if surgery is None else function_of(surgery),
+            surgery_preserves=surgery_preserves,
         )
         with timings.stage("open"):
             terminal.stage("open", source)

@@ -179,7 +179,7 @@ class Model:
         )
 
     def native(self) -> Any:
-        """The model as one of its framework: a `keras.Model`, or a `torch.nn.Module` in evaluation mode.
+        """The model as one of its framework: a `keras.Model` or a `torch.nn.Module`, the very one, no copy.
 
         Raises:
             TargetError: it is an ONNX file, which has no other framework.

@@ -9,79 +9,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from converter.editing import Changes, Edited, edit
-from converter.errors import CutError, TargetError, UsageError, ValidationError
-from converter.finish import OPSETS, finish, restate
-from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
-from converter.onnxfile import Excerpt
+from converter.editing import Edited, edit
+from converter.errors import CutError, TargetError, UsageError
+from converter.finish import finish, name_by_layer, restate
+from converter.model import Boundary, LayeredModel, Piece, Source
+from converter.onnxfile import FROM_FILE, Excerpt
+from converter.proving import failure, prove
 from converter.report import Document, Timings, metadata
-from converter.runtime import Session, provider_for
-from converter.samples import draw, read_samples, vocabularies
+from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, Pieces, Request
+from converter.runtime import provider_for
+from converter.samples import vocabularies
 from converter.sources import sha256_of, versions_of
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
-from converter.validation import Candidate, Certificate, validate
 
 __all__ = ["DEFAULT_OPSET", "Pieces", "Request", "changed", "convert", "cut_out", "deliver", "whole"]
 
-DEFAULT_OPSET = 18
-_EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 Progress = Callable[[str, str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What to keep of a model, how to prove it and what to make of it.
-
-    Attributes:
-        to: layers (names, calls, globs) to end at; empty for the model's outputs.
-        from_: layers to start from; empty for the model's inputs.
-        split: layers to part the model at, into trunk and head.
-        frontier: accept what crosses the cut besides `from_` as further inputs.
-        targets: kinds of artifacts to write.
-        opset: ONNX opset of the `.onnx` files; None for an ONNX file's own, and 18 for other sources.
-        device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
-        samples: the user's inputs to validate on; seeded random ones where None.
-        seed: seed of those.
-        validate: False writes without proof, marked UNVALIDATED.
-        trust: the source was opened with trust; its native models may need it, too.
-        external_data: weights of `.onnx` files in a file beside: `auto` (large ones), `always`, `never`.
-        link: external data of an ONNX source stay where they are, and are referred to.
-        custom_ops: libraries of operators for ONNX Runtime.
-        changes: what to change in the model before it is cut; the layer that a head goes onto is in there.
-    """
-
-    to: tuple[str, ...] = ()
-    from_: tuple[str, ...] = ()
-    split: tuple[str, ...] = ()
-    frontier: bool = False
-    targets: tuple[str, ...] = ("onnx",)
-    opset: int | None = None
-    device: str = "auto"
-    samples: Path | None = None
-    seed: int = 0
-    validate: bool = True
-    trust: bool = False
-    external_data: str = "auto"
-    link: bool = False
-    custom_ops: tuple[Path, ...] = ()
-    changes: Changes = dataclasses.field(default_factory=Changes)
-
-    def __post_init__(self) -> None:
-        if self.split and (self.to or self.from_):
-            raise UsageError("a split is a cut of its own: it goes with neither `to` nor `from`")
-        unknown = [target for target in self.targets if target not in TARGETS]
-        if unknown or not self.targets:
-            raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
-        if self.link and self.external_data == "always":
-            raise UsageError(
-                "--link leaves weights where they are: --external-data always does not go with it"
-            )
-        if self.external_data not in _EXTERNAL_DATA:
-            raise UsageError(f"external data {self.external_data!r}: expected {', '.join(_EXTERNAL_DATA)}")
-        if self.opset is not None and self.opset not in OPSETS:
-            raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
 
 def convert(source: Source, request: Request, folder: Path, progress: Progress, timings: Timings) -> Document:
@@ -104,29 +49,6 @@ def changed(source: Source, request: Request, progress: Progress, timings: Timin
     with timings.stage("edit"):
         progress("edit", source.info.name)
         return edit(source, request.changes, seed=request.seed, trust=request.trust)
-
-
-@dataclasses.dataclass(frozen=True)
-class Pieces:
-    """What was cut out of a model.
-
-    Attributes:
-        pieces: a trunk, a head, a segment, the whole model; or a trunk and its head.
-        frontier: what crosses the cut; None where nothing starts at a layer.
-        inputs: the model's inputs, as they were when it was cut.
-        tables: rows of the embedding that each integer input of the model indexes.
-    """
-
-    pieces: tuple[Piece, ...]
-    frontier: Frontier | None
-    inputs: tuple[TensorSpec, ...]
-    tables: Mapping[str, int]
-
-    @property
-    def crossing(self) -> tuple[str, ...]:
-        """The names of the tensors that cross the cut."""
-        edge = self.frontier
-        return () if edge is None else (*(b.name for b in (*edge.cut, *edge.crossing)), *edge.inputs)
 
 
 @contextlib.contextmanager
@@ -161,6 +83,11 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
     with timings.stage("cut"):
         pieces, edge = _cut(layered, request, starts, ends)
         progress("cut", " | ".join(map(str, pieces)))
+    if request.surgery is not None:
+        with timings.stage("surgery"):
+            progress("surgery", ", ".join(piece.role for piece in pieces))
+            for piece in pieces:
+                _rewrite(piece, request, request.surgery)
     with timings.stage("finish"):
         for piece in pieces:
             _finish(piece, request.opset)
@@ -183,7 +110,10 @@ def deliver(
     versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
     edits = None if edited is None else edited.facts
-    proof = f"passed: {provider} against {source.info.kind}" if request.validate else "UNVALIDATED"
+    proof = f"passed: {provider} against {source.info.kind}"
+    if request.surgery is not None and not request.surgery_preserves:
+        proof = f"shapes only: {provider}"
+    proof = proof if request.validate else "UNVALIDATED"
     with staged(folder) as scratch:
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
@@ -199,17 +129,45 @@ def deliver(
                 judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
                 progress("validate", f"{provider} against {judge}")
                 home = folder if request.link else None
-                certificate = _prove(source, made, natives, request, scratch, provider, home, edited)
+                certificate = prove(source, made, natives, request, scratch, provider, home, edited)
         document = Document(
             source.info, asked, made.pieces, certificate, files, timings.seconds, versions, edits
         )
         if certificate is not None and not certificate.passed:
-            raise _failure(document, certificate)
+            raise failure(document, certificate)
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
     return document
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _rewrite(piece: Piece, request: Request, function: Callable[[Any], Any]) -> None:
+    """Let the user's function change a piece; its ends may be others then, unless values are preserved."""
+    from converter.surgery.rewrite import rewritten, specs_of
+
+    if isinstance(piece.graph, Excerpt):
+        restate(piece, request.opset)
+    else:
+        name_by_layer(piece)
+    assert not isinstance(piece.graph, Excerpt)
+    notes = piece.graph.meta
+    graph = rewritten(piece.graph, function, piece.role)
+    graph.meta.update(notes)
+    inputs, outputs = specs_of(graph.graph.inputs), specs_of(graph.graph.outputs)
+    ends = [[(spec.name, spec.dtype) for spec in specs] for specs in (inputs, outputs)]
+    before = [[(spec.name, spec.dtype) for spec in specs] for specs in (piece.inputs, piece.outputs)]
+    piece.graph = graph
+    if request.surgery_preserves:
+        if ends != before:
+            raise TargetError(
+                f"the rewrite cannot preserve values: it has {ends[0]} -> {ends[1]}, "
+                f"expected {before[0]} -> {before[1]}"
+            )
+        return
+    ranges = {spec.name: spec.value_range for spec in piece.inputs}
+    piece.inputs = tuple(dataclasses.replace(s, value_range=ranges.get(s.name)) for s in inputs)
+    piece.outputs, piece.starts, piece.ends = outputs, (), ()
 
 
 def _finish(piece: Piece, opset: int | None) -> None:
@@ -218,6 +176,8 @@ def _finish(piece: Piece, opset: int | None) -> None:
         empty = not piece.graph.numbers
         if opset is not None and not empty:
             restate(piece, opset)
+    elif piece.graph.meta.get(FROM_FILE):
+        empty = False  # rewritten by the user, in the opset that was asked for
     else:
         finish(piece, opset or DEFAULT_OPSET)
         empty = all(node.op_type == "Identity" for node in piece.graph.graph)
@@ -312,7 +272,7 @@ def _write(
     for kind in dict.fromkeys(request.targets):
         path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
         if kind == "onnx":
-            beside = _EXTERNAL_DATA[request.external_data]
+            beside = EXTERNAL_DATA[request.external_data]
             files = TARGETS[kind].write(piece, path, facts, beside=beside, home=home)
         else:
             files = TARGETS[kind].write(natives[piece.role], path)
@@ -326,66 +286,6 @@ def _write(
     return written
 
 
-def _prove(
-    source: Source,
-    made: Pieces,
-    natives: Mapping[str, Any],
-    request: Request,
-    folder: Path,
-    provider: str,
-    home: Path | None,
-    edited: Edited | None,
-) -> Certificate:
-    """Run what was written beside the framework; a split joined, too, a changed model beside the original."""
-    if request.samples is not None:
-        batches, origin = read_samples(request.samples, made.inputs), request.samples.name
-    else:
-        batches, origin = draw(made.inputs, made.tables, request.seed), f"seed={request.seed}"
-    candidates, pairs = [], []
-    for kind in dict.fromkeys(request.targets):
-        judged = [
-            _candidate(p, kind, natives.get(p.role), folder, request, provider, home) for p in made.pieces
-        ]
-        candidates += judged
-        if request.split:
-            pairs.append((judged[0], judged[1]))
-    comparisons = validate(source, candidates, batches, pairs)
-    if edited is not None and edited.seams:
-        comparisons += validate(edited.original, [_unchanged(edited)], batches)
-    return Certificate(provider, origin, comparisons)
-
-
-def _unchanged(edited: Edited) -> Candidate:
-    """What a changed model computes ahead of its changes, to be held against the original."""
-    pairs = {after: before for before, after in edited.seams}
-
-    def run(feeds: Mapping[str, Any]) -> dict[str, Any]:
-        found = edited.source.run(feeds, list(pairs))
-        return {before.name: found[after.value] for after, before in pairs.items()}
-
-    return Candidate("unchanged part", (), tuple((b, b.name) for b in pairs.values()), run)
-
-
-def _candidate(
-    piece: Piece,
-    kind: str,
-    native: Any,
-    folder: Path,
-    request: Request,
-    provider: str,
-    home: Path | None,
-) -> Candidate:
-    path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
-    if kind == "onnx":
-        # What refers to data of its final folder is loaded as if it stood there.
-        model = path if home is None else path.read_bytes()
-        name, run = piece.role, Session(model, provider, folder=home, custom_ops=request.custom_ops).run
-    else:
-        name, run = path.name, TARGETS[kind].reload(path, piece, native, trust=request.trust)
-    ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
-    return Candidate(name, piece.starts, ends, run)
-
-
 def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:
     return {
         "to": list(request.to),
@@ -397,15 +297,3 @@ def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:
 
 def _names(boundaries: Sequence[Boundary]) -> str:
     return ", ".join(boundary.name for boundary in boundaries)
-
-
-def _failure(document: Document, certificate: Certificate) -> ValidationError:
-    failures = certificate.failures()
-    first = failures[0]
-    what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
-    return ValidationError(
-        f"{len(failures)} of {len(certificate.comparisons)} comparisons failed; "
-        f"{first.piece} {first.output}: {what}",
-        hint="nothing was written; --samples FILE validates on inputs of your own, --no-cache exports anew",
-        report=document,
-    )

@@ -8,7 +8,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from converter.edits import within
 from converter.errors import CutError, UsageError
 from converter.heads import Head
 from converter.model import Layer, is_glob, matches
@@ -107,15 +106,20 @@ def _text(new: Any) -> str:
     return str(new) if isinstance(new, (str, Head)) else type(new).__name__
 
 
+def _around(path: str) -> list[str]:
+    """A layer and the layers around it."""
+    return [path[:i] for i, letter in enumerate(path) if letter in "/."] + [path]
+
+
 def _meant(pattern: str, layers: Sequence[Layer], trainable: Mapping[str, str]) -> set[str]:
     """The weights that a pattern of `--freeze` or `--train` names."""
     first = _FIRST.fullmatch(pattern)
     if first is not None:
         return set(list(trainable)[: int(first[1])])
     glob = is_glob(pattern)
-    owners = {layer.base for layer in layers} | set(trainable.values())
+    owners = {layer.base for layer in layers} | {o for owner in trainable.values() for o in _around(owner)}
     named = {o for o in owners if o == pattern or (glob and (matches(o, pattern) or pattern == "*"))}
-    found = {name for name, owner in trainable.items() if any(within(owner, o) for o in named if o)}
+    found = {name for name, owner in trainable.items() if any(o in named for o in _around(owner))}
     found |= {name for name in trainable if name == pattern or (glob and fnmatch.fnmatchcase(name, pattern))}
     if not found:
         some = ", ".join(list(trainable)[:3])

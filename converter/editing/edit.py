@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converter.editing.changes import Changes
 from converter.editing.heads import OnnxHead, open_new
+from converter.editing.weights import kept_weights
 from converter.edits import Edits, within
-from converter.errors import UsageError, ValidationError
+from converter.errors import UsageError
 from converter.heads import Head
 from converter.model import Boundary, Layer, Source, SourceInfo
 from converter.surgery import select, select_layers
@@ -82,8 +82,16 @@ def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) ->
         return edited_graph(source, edits, info, changes)
     made = source.edited(edits, info)
     made.expect(())
-    facts = changes.described() | _weights(source, made, edits)
+    before, after = (_weights(model) for model in (source, made))
+    taken = [name for name in after if any(within(name, layer.base) for layer, _ in replaced)]
+    weights = kept_weights(before, after, new=taken, frozen=edits.frozen)
+    facts = changes.described() | {"weights": weights}
     return Edited(made, source, _seams(layers, made.layers, edits), facts)
+
+
+def _weights(source: Source) -> dict[str, Any]:
+    """The weights by name; states of random generators are none."""
+    return {name: w for name, w in source.weights().items() if not name.endswith("seed_generator_state")}
 
 
 def _one(found: Sequence[Layer], name: str) -> Sequence[Layer]:
@@ -104,37 +112,6 @@ def _info(info: SourceInfo, new: Sequence[Any], fitted: str, seed: int) -> Sourc
         label = f"{info.weights}, new layers random(seed={seed})"
         return dataclasses.replace(info, weights=label, trained=False)
     return dataclasses.replace(info, weights=f"{info.weights}, new layers as given")
-
-
-def _weights(original: Source, made: Source, edits: Edits) -> dict[str, Any]:
-    """Which weights are the original's, by comparing digests; which are frozen.
-
-    Raises:
-        ValidationError: one under the name of the original's is another.
-    """
-    before, after = original.weights(), made.weights()
-    replaced = [layer.base for layer, _ in edits.replaced]
-    kept = [n for n in after if n in before and not any(within(n, path) for path in replaced)]
-    other = [name for name in kept if _digest(before[name]) != _digest(after[name])]
-    if other:
-        raise ValidationError(f"{len(other)} weights that should have stayed differ: {', '.join(other[:4])}")
-    new = [name for name in after if name not in set(kept)]
-    return {
-        "weights": {
-            "kept": len(kept),
-            "kept_sha256": hashlib.sha256(
-                "".join(_digest(after[n]) for n in sorted(kept)).encode()
-            ).hexdigest(),
-            "new": new,
-            "removed": len(before) - len(kept),
-            "frozen": sorted(edits.frozen & set(after)),
-        }
-    }
-
-
-def _digest(tensor: Any) -> str:
-    array = tensor.numpy()
-    return hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.tobytes()).hexdigest()
 
 
 def _seams(

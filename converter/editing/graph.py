@@ -19,6 +19,7 @@ import onnx_ir as ir
 from converter.editing.changes import Changes
 from converter.editing.edit import Edited
 from converter.editing.heads import OnnxHead
+from converter.editing.weights import kept_weights
 from converter.edits import Call, Edits, Region, bridge, regions
 from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
 from converter.finish import finish
@@ -43,15 +44,14 @@ _OPSET = 18
 
 def edited_graph(source: Source, edits: Edits, info: SourceInfo, changes: Changes) -> Edited:
     """The changed model as an ONNX file; see `converter.editing.edit`."""
-    made, seams = source, ()
-    steps = [*((layer, new) for layer, new in edits.replaced)]
-    if (steps or edits.dropped) and not isinstance(source, OnnxSource):
+    made = source
+    if (edits.replaced or edits.dropped) and not isinstance(source, OnnxSource):
         raise TargetError(
             "layers from an ONNX file go onto a cut (--to LAYER --head FILE), not into the middle"
         )
     if edits.frozen:
         raise TargetError("a graph of ONNX is not trained: there is nothing to freeze")
-    for layer, new in steps:
+    for layer, new in edits.replaced:
         assert isinstance(made, OnnxSource)
         made = _replaced(made, layer, new, edits, info)
     if edits.dropped:
@@ -61,16 +61,25 @@ def edited_graph(source: Source, edits: Edits, info: SourceInfo, changes: Change
     if edits.end is not None:
         made = _headed(made, edits, info)
     assert isinstance(made, OnnxSource)
-    kept = made.file.weights.keys() & _weights(source)
-    new = sorted(made.file.weights.keys() - kept)
-    facts = changes.described() | {
-        "weights": {"kept": len(kept), "new": new, "removed": len(_weights(source)) - len(kept), "frozen": []}
-    }
-    return Edited(made, source, seams, facts)
+    weights = kept_weights(_weights(source), _weights(made), folded=not isinstance(source, OnnxSource))
+    return Edited(made, source, (), changes.described() | {"weights": weights})
 
 
-def _weights(source: Source) -> set[str]:
-    return set(source.file.weights) if isinstance(source, OnnxSource) else set(source.weights())
+def _weights(source: Source) -> Mapping[str, ir.TensorProtocol]:
+    """The weights by name, read when they are asked for."""
+    if not isinstance(source, OnnxSource):
+        return source.weights()
+    model = _whole(source)[1]
+    held = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {name: tensor for name, tensor in held.items() if tensor is not None}
+
+
+def _whole(source: OnnxSource) -> tuple[LayeredModel, ir.Model]:
+    """The whole file, to cut and to change."""
+    layered = source.export([], None)
+    piece = cut(layered, "model", (), source.outputs)
+    assert isinstance(piece.graph, Excerpt)
+    return layered, as_model(piece.graph)
 
 
 class _Changed(OnnxSource):
@@ -260,10 +269,7 @@ def _rewired(
     source: OnnxSource, given: str, out: str, new: Head | OnnxHead | None, info: SourceInfo, prefix: str = ""
 ) -> OnnxSource:
     """A model in which what one tensor was comes from another, through new layers or as it is."""
-    layered = source.export([], None)
-    piece = cut(layered, "model", (), source.outputs)
-    assert isinstance(piece.graph, Excerpt)
-    model = as_model(piece.graph)
+    layered, model = _whole(source)
     values = values_of(model)
     value = values[given]
     if new is not None:
@@ -272,7 +278,7 @@ def _rewired(
         if len(ends) != 1:
             raise UsageError(f"what replaces a layer puts out one tensor, not {len(ends)}")
         value = ends[0]
-    bypass(model, values[out], value)
+    bypass(model, values[out], value, grafted=new is not None)
     rest = _Rest(layered, _boundary(source, out), source)
 
     def judge(feeds: Mapping[str, Array], wanted: Sequence[str]) -> dict[str, Array]:

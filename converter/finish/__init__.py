@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converter.model import Piece
 
-__all__ = ["OPSETS", "finish", "restate"]
+__all__ = ["OPSETS", "finish", "name_by_layer", "restate"]
 
 OPSETS = range(15, 24)
 
@@ -20,8 +20,8 @@ def finish(piece: Piece, opset: int) -> None:
     run_passes(piece, opset)
 
 
-def restate(piece: Piece, opset: int) -> None:
-    """Take a piece of an ONNX file to another opset and leave it as it is otherwise.
+def restate(piece: Piece, opset: int | None) -> None:
+    """Make a piece of an ONNX file a graph in memory, in another opset if one is given, the same otherwise.
 
     Raises:
         TargetError: the graph cannot be expressed in this opset.
@@ -29,3 +29,10 @@ def restate(piece: Piece, opset: int) -> None:
     from converter.finish.opset import restate as run
 
     run(piece, opset)
+
+
+def name_by_layer(piece: Piece) -> None:
+    """Name the nodes of a piece that is yet to be finished by their layers and operators."""
+    from converter.finish.cleanup import by_layer
+
+    by_layer(piece)

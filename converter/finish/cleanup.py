@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from converter.finish.graphs import main_domain, replace_uses
-from converter.model import LAYER
+from converter.model import LAYER, Piece
 
 __all__ = ["canonical_names", "remove_identities", "remove_unused", "weights_keep_their_names"]
 
@@ -105,6 +105,14 @@ def canonical_names(model: ir.Model, keep: set[str]) -> None:
         for value in [v for v in graph.initializers.values() if v.name not in keep]:
             reader = next(iter(value.uses()), None)
             _rename_initializer(graph, value, fresh(f"{reader.node.name if reader else 'unused'}/constant"))
+
+
+def by_layer(piece: Piece) -> None:
+    """Name the nodes of a graph in memory by their layers; inputs, outputs and weights keep their names."""
+    model = piece.graph
+    assert isinstance(model, ir.Model)
+    ends = {spec.name for spec in (*piece.inputs, *piece.outputs)}
+    canonical_names(model, ends | set(model.graph.initializers))
 
 
 def _name_node(node: ir.Node, layer: str | None, fresh: Callable[[str], str]) -> None:

@@ -52,19 +52,21 @@ def to_opset(model: ir.Model, opset: int) -> None:
             function.opset_imports[""] = opset
 
 
-def restate(piece: Piece, opset: int) -> None:
-    """Take a piece of an ONNX file to another opset, its weights still where they are."""
+def restate(piece: Piece, opset: int | None) -> None:
+    """Make a piece of an ONNX file a graph in memory, in this opset; weights are still where they were."""
     assert isinstance(piece.graph, Excerpt)
     if any(weight.is_sparse for weight in piece.graph.weights):
         raise TargetError("a piece with sparse weights stays in the opset of its file")
     model = as_model(piece.graph)
+    model.meta[FROM_FILE] = True
+    piece.graph = model
+    if opset is None:
+        return
     common.ShapeInferencePass(data_prop=True)(model)
     to_opset(model, opset)
     forget_shapes(model)
-    model.meta[FROM_FILE] = True
     lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     model.ir_version = max(lowest, model.ir_version) if model.functions else lowest
-    piece.graph = model
 
 
 def _raise(model: ir.Model, opset: int) -> None:

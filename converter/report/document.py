@@ -44,6 +44,9 @@ class _Proof(Protocol):
     def passed(self) -> bool: ...
 
     @property
+    def of(self) -> str: ...
+
+    @property
     def comparisons(self) -> Sequence[Any]: ...
 
 
@@ -73,9 +76,11 @@ class Document:
 
     @property
     def status(self) -> str:
-        """`passed`, `failed` or `UNVALIDATED`."""
+        """`passed`, `SHAPES ONLY`, `failed` or `UNVALIDATED`."""
         if self.proof is None:
             return "UNVALIDATED"
+        if self.proof.passed and self.proof.of == "shapes":
+            return "SHAPES ONLY"
         return "passed" if self.proof.passed else "failed"
 
     def as_dict(self) -> dict[str, Any]:

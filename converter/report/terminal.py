@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import math
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,14 +197,19 @@ def _print_table(console: Console, title: str, heads: Sequence[str], rows: Seque
 
 
 def _row(comparison: Any) -> tuple[str, ...]:
+    figures: tuple[str, ...] = ("-", "-", "-", "-")  # of what was compared by shape alone
+    if not math.isnan(comparison.scaled_error) or not comparison.passed:
+        figures = (
+            f"{comparison.max_abs:.2e}",
+            f"{comparison.scaled_error:.2e}",
+            f"{comparison.snr_db:.0f}",
+            f"{comparison.tolerance:.1e}",
+        )
     return (
         comparison.piece,
         comparison.output,
         str(comparison.batch),
-        f"{comparison.max_abs:.2e}",
-        f"{comparison.scaled_error:.2e}",
-        f"{comparison.snr_db:.0f}",
-        f"{comparison.tolerance:.1e}",
+        *figures,
         "ok" if comparison.passed else "FAILED",
     )
 

@@ -79,28 +79,35 @@ def _rename(graph: ir.Graph, prefix: str) -> None:
         for value in held:
             inner.register_initializer(value)
         for node in inner:
-            node.name = prefix + (node.name or "")
+            if node.name:
+                node.name = prefix + node.name
 
 
-def bypass(model: ir.Model, old: ir.Value, new: ir.Value) -> None:
-    """Let everything that reads one value read another; an output keeps its name.
+def bypass(model: ir.Model, old: ir.Value, new: ir.Value, *, grafted: bool) -> None:
+    """Let everything that reads one value read another, in place; an output keeps its name.
 
-    Nothing that the new value is computed from reads the old one.
+    Args:
+        model: the model.
+        old: what was read.
+        new: what is read from now on; what it is computed from reads what it did.
+        grafted: the new value was grafted on, and takes over the old one's name.
     """
     graph = model.graph
     before = _upstream(new)
     for user, index in list(old.uses()):
         if user not in before:
             user.replace_input_with(index, new)
-    if any(end is old for end in graph.outputs):
+    is_output = any(end is old for end in graph.outputs)
+    if is_output or grafted:
         name = old.name
         old.name = f"{name}:before"
-        node = ir.node("Identity", [new])
-        node.outputs[0].name, node.outputs[0].type, node.outputs[0].shape = name, new.type, new.shape
-        graph.append(node)
-        for place, end in enumerate(graph.outputs):
-            if end is old:
-                graph.outputs[place] = node.outputs[0]
+        if not grafted:
+            node = ir.node("Identity", [new], name=f"{name}/copy")
+            node.outputs[0].type, node.outputs[0].shape = new.type, new.shape
+            graph.append(node)
+            new = node.outputs[0]
+        new.name = name
+        graph.outputs[:] = [new if end is old else end for end in graph.outputs]
     graph.sort()
 
 

@@ -2,12 +2,14 @@
 
 from converter.validation.certificate import Certificate
 from converter.validation.comparison import Comparison, compare
+from converter.validation.shapes import check_shapes
 from converter.validation.validate import Candidate, validate
 
 __all__ = [
     "Candidate",
     "Certificate",
     "Comparison",
+    "check_shapes",
     "compare",
     "validate",
 ]

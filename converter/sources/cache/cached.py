@@ -141,6 +141,11 @@ class CachedSource:
     def weights(self) -> Mapping[str, ir.TensorProtocol]:
         return self._source.weights()
 
+    @property
+    def model(self) -> Any:
+        """The framework's own object."""
+        return getattr(self._source, "model", None)
+
     def trainable(self) -> Mapping[str, str]:
         return self._source.trainable()
 

@@ -39,13 +39,18 @@ class Names:
         return self._scope(scopes[0], name) if len(scopes) == 1 else None
 
     def members(self, name: str) -> list[int]:
-        """The nodes of the layer of this name."""
+        """The nodes of the layer of this name: a node's, a scope's, or the node that computes a tensor.
+
+        Where a scope and the tensor that it puts out bear one name, the scope is meant, with all its nodes.
+        """
         numbers = self._nodes_called(name)
-        edges = self._file.edges
-        if not numbers and name in edges.ids and edges.ids[name] in edges.producer:
-            return [edges.producer[edges.ids[name]]]
+        if numbers:
+            return numbers
         scopes = [name] if name in self._scopes else self._by_end.get(name, [])
-        return numbers or [number for scope in scopes[:1] for number in self._scopes[scope]]
+        if len(scopes) == 1:
+            return self._scopes[scopes[0]]
+        edges = self._file.edges
+        return [edges.producer[edges.ids[name]]]
 
     def _nodes_called(self, name: str) -> list[int]:
         """The nodes of this name, or the one call of it that the name means."""

@@ -95,9 +95,11 @@ class _Recorder:
 
 @contextlib.contextmanager
 def _training(model: Any) -> Iterator[None]:
-    """Training mode for a block, with the random numbers that it draws put back."""
+    """Training mode for a block; the statistics and random numbers that it changes are put back."""
     torch = backend.torch()
     modes = [(module, module.training) for module in model.modules()]
+    # Batch normalisation writes to its statistics without counting a new version of them.
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             model.train()
@@ -105,6 +107,9 @@ def _training(model: Any) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
+        with torch.no_grad():
+            for buffer, before in buffers:
+                buffer.copy_(before)
 
 
 def record(model: Any, signature: Signature, *, training: bool = False) -> Run:

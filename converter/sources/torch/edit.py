@@ -24,7 +24,7 @@ __all__ = ["edited"]
 
 
 def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> Any:
-    """A changed copy of a model.
+    """A changed copy of a model, in evaluation mode.
 
     Args:
         model: the model; it is left as it was.
@@ -52,7 +52,7 @@ def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]
                 f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
             )
     _freeze(copy, edits.frozen)
-    return copy
+    return copy.eval()
 
 
 # ---------------------------------------------------------------- a new end
@@ -81,7 +81,9 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
     path, index, key = edits.end.place
     module, mark = model.get_submodule(path), _Mark(index, key)
     module.__class__, module._ends = _ending(_class_of(module)), mark
-    model.__class__, model._ends_by = _ended(_class_of(model)), mark
+    level = getattr(model, "_ended_times", 0)  # a model that was given an end before has that one, too
+    model.__class__, model._ended_times = _ended(_class_of(model), level), level + 1
+    setattr(model, f"_end_{level}", (mark, None))
     reached = {
         call.path for training in (False, True) for call in record(model, signature, training=training).calls
     }
@@ -92,10 +94,11 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
         new = module_of(
             new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed), shape
         )
-    name = "head" if getattr(model, "head", None) is None else "new_head"
+    names = ["head", *(f"head_{number}" for number in range(1, level + 2))]
+    name = next(name for name in names if getattr(model, name, None) is None)
     model._modules.pop(name, None)
     setattr(model, name, new)
-    model._head = name
+    setattr(model, f"_end_{level}", (mark, name))
 
 
 def _class_of(module: Any) -> Any:
@@ -119,13 +122,14 @@ def _ending(cls: Any) -> Any:
 
 
 @functools.cache
-def _ended(cls: Any) -> Any:
+def _ended(cls: Any, level: int) -> Any:
     """A model's class, whose forward pass ends at a layer inside and goes on with a head."""
+    where = f"_end_{level}"
 
     class Ended(cls):  # type: ignore[misc]
         @functools.wraps(cls.forward)
         def forward(self, *args: Any, **kwargs: Any) -> Any:
-            mark = self._ends_by
+            mark, head = getattr(self, where)
             mark.left = mark.index
             try:
                 super().forward(*args, **kwargs)
@@ -135,7 +139,7 @@ def _ended(cls: Any) -> Any:
                 tensor = dict(flatten_named(left.output))[mark.key]
             else:
                 raise RuntimeError("the layer at which this model ends was not called")
-            return getattr(self, self._head)(tensor) if hasattr(self, "_head") else tensor
+            return tensor if head is None else getattr(self, head)(tensor)
 
     Ended.__name__, Ended.__qualname__, Ended.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return Ended
@@ -263,21 +267,24 @@ def _put(model: Any, path: str, new: Any) -> None:
 
 def _freeze(model: Any, frozen: frozenset[str]) -> None:
     """Take weights out of training; batch normalisation with frozen weights keeps to its statistics."""
+    if not frozen:
+        return
     for name, weight in model.named_parameters(remove_duplicate=False):
         if name in frozen:
             weight.requires_grad_(False)
     norms = backend.torch().nn.modules.batchnorm._BatchNorm
     for path, module in model.named_modules():
-        own = [f"{path}.{name}" if path else name for name in (*module._parameters, *module._buffers)]
-        if isinstance(module, norms) and own and frozen.issuperset(n for n in own if _is_weight(module, n)):
-            module.eval()
+        if isinstance(module, norms) and _all_frozen(model, path):
             module.__class__ = _kept_in_inference(_class_of(module))
 
 
-def _is_weight(module: Any, name: str) -> bool:
-    return getattr(module, name.rpartition(".")[2], None) is not None and not name.endswith(
-        "num_batches_tracked"
-    )
+def _all_frozen(model: Any, path: str) -> bool:
+    """Whether no weight of a module is trained; one without weights goes by the module around it."""
+    while True:
+        weights = list(model.get_submodule(path).parameters())
+        if weights or not path:
+            return bool(weights) and not any(weight.requires_grad for weight in weights)
+        path = path.rpartition(".")[0]
 
 
 @functools.cache

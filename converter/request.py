@@ -1,0 +1,109 @@
+"""What a user asks for, and what was cut out for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from converter.editing import Changes
+from converter.errors import UsageError
+from converter.finish import OPSETS
+from converter.model import Piece, TensorSpec
+from converter.surgery import Frontier
+from converter.targets import TARGETS
+
+__all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "Pieces", "Request"]
+
+DEFAULT_OPSET = 18
+# What --external-data says → whether weights go beside.
+EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to keep of a model, how to prove it and what to make of it.
+
+    Attributes:
+        to: layers (names, calls, globs) to end at; empty for the model's outputs.
+        from_: layers to start from; empty for the model's inputs.
+        split: layers to part the model at, into trunk and head.
+        frontier: accept what crosses the cut besides `from_` as further inputs.
+        targets: kinds of artifacts to write.
+        opset: ONNX opset of the `.onnx` files; None for an ONNX file's own, and 18 for other sources.
+        device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
+        samples: the user's inputs to validate on; seeded random ones where None.
+        seed: seed of those.
+        validate: False writes without proof, marked UNVALIDATED.
+        trust: the source was opened with trust; its native models may need it, too.
+        external_data: weights of `.onnx` files in a file beside: `auto` (large ones), `always`, `never`.
+        link: external data of an ONNX source stay where they are, and are referred to.
+        custom_ops: libraries of operators for ONNX Runtime.
+        changes: what to change in the model before it is cut; the layer that a head goes onto is in there.
+        surgery: a rewrite of each piece, as an `onnx_graphsurgeon.Graph`, before it is finished.
+        surgery_preserves: the rewrite claims to preserve values, and is held to that.
+    """
+
+    to: tuple[str, ...] = ()
+    from_: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+    frontier: bool = False
+    targets: tuple[str, ...] = ("onnx",)
+    opset: int | None = None
+    device: str = "auto"
+    samples: Path | None = None
+    seed: int = 0
+    validate: bool = True
+    trust: bool = False
+    external_data: str = "auto"
+    link: bool = False
+    custom_ops: tuple[Path, ...] = ()
+    changes: Changes = dataclasses.field(default_factory=Changes)
+    surgery: Callable[[Any], Any] | None = None
+    surgery_preserves: bool = False
+
+    def __post_init__(self) -> None:
+        if self.split and (self.to or self.from_):
+            raise UsageError("a split is a cut of its own: it goes with neither `to` nor `from`")
+        unknown = [target for target in self.targets if target not in TARGETS]
+        if unknown or not self.targets:
+            raise UsageError(f"no target {', '.join(unknown)!r}: expected some of {', '.join(TARGETS)}")
+        if self.link and self.external_data == "always":
+            raise UsageError(
+                "--link leaves weights where they are: --external-data always does not go with it"
+            )
+        if self.external_data not in EXTERNAL_DATA:
+            raise UsageError(f"external data {self.external_data!r}: expected {', '.join(EXTERNAL_DATA)}")
+        if self.surgery_preserves and self.surgery is None:
+            raise UsageError("there is no --surgery to preserve anything")
+        natives = [target for target in self.targets if TARGETS[target].FRAMEWORK]
+        if self.surgery is not None and natives:
+            raise UsageError(
+                f"--surgery rewrites a graph of ONNX: target {', '.join(natives)} would not have it"
+            )
+        if self.opset is not None and self.opset not in OPSETS:
+            raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pieces:
+    """What was cut out of a model.
+
+    Attributes:
+        pieces: a trunk, a head, a segment, the whole model; or a trunk and its head.
+        frontier: what crosses the cut; None where nothing starts at a layer.
+        inputs: the model's inputs, as they were when it was cut.
+        tables: rows of the embedding that each integer input of the model indexes.
+    """
+
+    pieces: tuple[Piece, ...]
+    frontier: Frontier | None
+    inputs: tuple[TensorSpec, ...]
+    tables: Mapping[str, int]
+
+    @property
+    def crossing(self) -> tuple[str, ...]:
+        """The names of the tensors that cross the cut."""
+        edge = self.frontier
+        return () if edge is None else (*(b.name for b in (*edge.cut, *edge.crossing)), *edge.inputs)
