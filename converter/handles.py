@@ -11,9 +11,11 @@ from typing import Any
 from converter import pipeline
 from converter.editing import Changes, Edited, edit
 from converter.errors import TargetError, UsageError, ValidationError
+from converter.fit import Fit, fit
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
 from converter.report import Document, Timings
 from converter.sources import Opening, resolve
+from converter.training import Training
 from converter.validation import Certificate
 
 __all__ = ["Cut", "Model", "load"]
@@ -177,6 +179,51 @@ class Model:
             custom_ops=self._custom_ops,
             edited=edited,
         )
+
+    def fit(
+        self,
+        data: str | Path,
+        head: Any,
+        folder: str | Path,
+        *,
+        to: str = "",
+        preprocess: str = "none",
+        targets: Names = ("onnx",),
+        holdout: float = 0.2,
+        l2: float = 1.0,
+        training: Training | None = None,
+        channels: str = "auto",
+        device: str = "auto",
+    ) -> Document:
+        """Fit a head on what the model makes of labelled data, put it on, prove the whole, and write it.
+
+        Args:
+            data: a folder of class folders of images, or an `.npz` with `x` and `y`.
+            head: `gap,dense(5,softmax)`.
+            folder: where to write.
+            to: the layer that the head goes onto; empty for the model's output.
+            preprocess: what is done to pixels of 0..255: `none`, `scale`, `imagenet`, `keras:NAME`.
+            targets: kinds of artifacts.
+            holdout: the share of samples to judge by.
+            l2: the penalty of a head with one dense layer, which is fitted in closed form.
+            training: how heads of several layers are trained.
+            channels: where the channels are of what the head takes: `auto`, `first` or `last`.
+            device: where to run and validate: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            UsageError: data or a head that do not fit.
+            ValidationError: the whole does not compute what the framework computes; nothing is written.
+        """
+        training = training or Training(seed=self._seed)
+        wanted = Fit(head, Path(data), to, preprocess, holdout, l2, channels=channels, training=training)
+        request = pipeline.Request(
+            targets=_names(targets),
+            device=device,
+            seed=self._seed,
+            trust=self._trust,
+            custom_ops=self._custom_ops,
+        )
+        return fit(self._source, wanted, request, Path(folder), _silent, Timings())
 
     def native(self) -> Any:
         """The model as one of its framework: a `keras.Model` or a `torch.nn.Module`, the very one, no copy.

@@ -23,7 +23,17 @@ from converter.sources import sha256_of, versions_of
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 
-__all__ = ["DEFAULT_OPSET", "Pieces", "Request", "changed", "convert", "cut_out", "deliver", "whole"]
+__all__ = [
+    "DEFAULT_OPSET",
+    "Pieces",
+    "Request",
+    "changed",
+    "check_targets",
+    "convert",
+    "cut_out",
+    "deliver",
+    "whole",
+]
 
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 Progress = Callable[[str, str], None]
@@ -35,7 +45,7 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
     Raises:
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
     """
-    _check_targets(source, request)
+    check_targets(source, request)
     edited = changed(source, request, progress, timings)
     source = source if edited is None else edited.source
     made = cut_out(source, request, progress, timings)
@@ -105,7 +115,7 @@ def deliver(
     edited: Edited | None = None,
 ) -> Document:
     """Write the pieces to a scratch folder, validate what was written, move it into place."""
-    _check_targets(source, request)
+    check_targets(source, request)
     provider = provider_for(request.device) if request.validate else ""
     versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
@@ -226,7 +236,12 @@ def _not_single(
     )
 
 
-def _check_targets(source: Source, request: Request) -> None:
+def check_targets(source: Source, request: Request) -> None:
+    """Refuse targets that this source cannot have.
+
+    Raises:
+        UsageError, TargetError: as the names say.
+    """
     if request.link and source.info.kind != "onnx":
         raise UsageError(f"{source.info.locator} has no external data to link: --link is for ONNX files")
     for kind in request.targets:

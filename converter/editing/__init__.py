@@ -2,5 +2,6 @@
 
 from converter.editing.changes import Changes
 from converter.editing.edit import Edited, edit
+from converter.editing.heads import channels_last_of
 
-__all__ = ["Changes", "Edited", "edit"]
+__all__ = ["Changes", "Edited", "channels_last_of", "edit"]

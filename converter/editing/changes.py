@@ -30,7 +30,7 @@ class Changes:
         freeze: weights to take out of training: names or globs of layers or weights, or `first:N` parameters.
         train: weights to train all the same; without `freeze`, all others are frozen.
         channels: where the channels of what new layers take are: `first`, `last`, or `auto`.
-        fitted: what the head's weights were fitted on; empty for initial weights.
+        fitted: on what and how well the head's weights were fitted, JSON-ready; empty for initial weights.
     """
 
     to: tuple[str, ...] = ()
@@ -40,7 +40,7 @@ class Changes:
     freeze: tuple[str, ...] = ()
     train: tuple[str, ...] = ()
     channels: str = "auto"
-    fitted: str = ""
+    fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.head is not None and len(self.to) != 1:
@@ -99,7 +99,7 @@ class Changes:
             "drop": list(self.drop),
             "freeze": list(self.freeze),
             "train": list(self.train),
-        }
+        } | ({"fit": dict(self.fitted)} if self.fitted else {})
 
 
 def _text(new: Any) -> str:

@@ -102,12 +102,12 @@ def _one(found: Sequence[Layer], name: str) -> Sequence[Layer]:
     return [dataclasses.replace(layer, name=layer.base) if len(found) > 1 else layer]
 
 
-def _info(info: SourceInfo, new: Sequence[Any], fitted: str, seed: int) -> SourceInfo:
+def _info(info: SourceInfo, new: Sequence[Any], fitted: Mapping[str, Any], seed: int) -> SourceInfo:
     """Where the changed model comes from; new layers with initial weights make it untrained."""
     if not new:
         return info
     if fitted:
-        return dataclasses.replace(info, weights=f"{info.weights}, head fitted on {fitted}")
+        return dataclasses.replace(info, weights=f"{info.weights}, head fitted on {fitted['data']}")
     if all(isinstance(head, Head) and not head.weights for head in new):
         label = f"{info.weights}, new layers random(seed={seed})"
         return dataclasses.replace(info, weights=label, trained=False)

@@ -18,7 +18,7 @@ import onnx_ir as ir
 
 from converter.editing.changes import Changes
 from converter.editing.edit import Edited
-from converter.editing.heads import OnnxHead
+from converter.editing.heads import OnnxHead, channels_last_of
 from converter.editing.weights import kept_weights
 from converter.edits import Call, Edits, Region, bridge, regions
 from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
@@ -90,7 +90,7 @@ class _Changed(OnnxSource):
         path = Path(self._folder.name) / "model.onnx"
         model.meta[FROM_FILE] = True
         remove_unused(model)
-        for value in (v for node in model.graph for v in node.outputs):
+        for value in (v for node in model.graph for v in node.outputs if not v.is_graph_output()):
             value.shape = value.type = None  # what they were before the change
         TARGETS["onnx"].write(Piece("model", model, (), (), (), ()), path, {})
         super().__init__(OnnxFile(path))
@@ -131,7 +131,7 @@ def _headed(base: Source, edits: Edits, info: SourceInfo) -> OnnxSource:
     spec = piece.outputs[0]
     if isinstance(new, Head):
         new = new.onto(
-            spec.shape, channels_last=edits.channels_last, usual=_channels_last(base), seed=edits.seed
+            spec.shape, channels_last=edits.channels_last, usual=channels_last_of(base), seed=edits.seed
         )
     at = values_of(model)[spec.name]
     ends = graft(model, dict.fromkeys(_inputs(new), at), _scion(new, spec, model), "head/")
@@ -151,15 +151,6 @@ def _headed(base: Source, edits: Edits, info: SourceInfo) -> OnnxSource:
         return {n: made[n.removeprefix("head/")] if n in names else given[n] for n in wanted}
 
     return _Changed(model, info, judge)
-
-
-def _channels_last(source: Source) -> bool:
-    """Where a file's images have their channels: as its maker says, else as in ONNX, first."""
-    if source.info.kind != "onnx":
-        return source.info.kind == "keras"
-    assert isinstance(source, OnnxSource)
-    facts = {entry.key: entry.value for entry in source.file.header.metadata_props}
-    return bool(facts.get("converter.source", "").startswith("keras:"))
 
 
 def _inputs(new: Head | OnnxHead) -> list[str]:
@@ -253,7 +244,7 @@ def _replaced(source: OnnxSource, layer: Layer, new: Any, edits: Edits, info: So
     spec, old = (_boundary(source, name).spec for name in (given, out))
     if isinstance(new, Head):
         new = new.onto(
-            spec.shape, channels_last=edits.channels_last, usual=_channels_last(source), seed=edits.seed
+            spec.shape, channels_last=edits.channels_last, usual=channels_last_of(source), seed=edits.seed
         )
         shape = new.shapes(spec.shape)[-1]
         ends = {boundary.value for boundary in source.outputs}

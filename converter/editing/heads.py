@@ -11,12 +11,13 @@ import onnx
 
 from converter.errors import SourceError, TargetError, UsageError
 from converter.heads import Head
-from converter.model import Array
+from converter.model import Array, Source
 from converter.runtime import Session
 from converter.sources import Opening, resolve
 from converter.sources.functions import function_of
+from converter.sources.onnx import OnnxSource
 
-__all__ = ["OnnxHead", "open_new"]
+__all__ = ["OnnxHead", "channels_last_of", "open_new"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,14 @@ class OnnxHead:
     name: str
     model: onnx.ModelProto
     run: Callable[[Array], dict[str, Array]]
+
+
+def channels_last_of(source: Source) -> bool:
+    """Whether images usually have their channels last: of files, as their maker has them, else first."""
+    if not isinstance(source, OnnxSource):
+        return source.info.kind == "keras"
+    facts = {entry.key: entry.value for entry in source.file.header.metadata_props}
+    return bool(facts.get("converter.source", "").startswith("keras:"))
 
 
 def open_new(new: str | Head | Any, kind: str, trust: bool) -> Head | OnnxHead | Any:

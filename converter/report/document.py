@@ -182,7 +182,7 @@ def metadata(
     Measured errors are left out: they differ in the last digits from run to run, and the same
     model, cut and seed shall give the same bytes. A file whose validation fails is never written.
     """
-    changed = {} if edits is None else {k: v for k, v in edits.items() if k != "weights" and v}
+    changed = {} if edits is None else {k: v for k, v in edits.items() if k not in ("weights", "fit") and v}
     return {
         "converter.source": f"{info.kind}:{info.name}",
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",

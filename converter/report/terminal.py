@@ -18,6 +18,8 @@ from converter.report.document import Document
 
 __all__ = ["Terminal", "cache_table", "layer_table"]
 
+_CONFUSION = 20  # classes, above which the table would be too wide; report.json has it all
+
 
 @dataclasses.dataclass
 class Terminal:
@@ -54,6 +56,19 @@ class Terminal:
         parts += [f"{weights['removed']} removed"] if weights["removed"] else []
         parts += [f"{len(weights['frozen'])} frozen"] if weights["frozen"] else []
         self.stage("edited", ", ".join(parts))
+        if "fit" in edits:
+            self._fit(edits["fit"])
+
+    def _fit(self, fit: Mapping[str, Any]) -> None:
+        """Print how well a fitted head tells held-out samples apart."""
+        classes = fit["classes"]
+        if len(classes) <= _CONFUSION:
+            rows = [
+                (name, *map(str, row), f"{recall:.1%}")
+                for name, row, recall in zip(classes, fit["confusion"], fit["recall"], strict=True)
+            ]
+            _print_table(self.console, "held-out samples", ("is \\ said", *classes, "recall"), rows)
+        self.stage("fitted", f"accuracy {fit['accuracy']:.2%} on {fit['held_out']} held-out samples")
 
     def comparisons(self, document: Document) -> None:
         """Print a table, or plain lines, of how each output compares with the framework's."""

@@ -1,0 +1,223 @@
+"""`converter convert`: cut, change, prove, write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from converter.cli.app import app, fail
+from converter.cli.options import (
+    CustomOpsOption,
+    CustomOption,
+    DynamicOption,
+    ExampleOption,
+    NoCacheOption,
+    SeedOption,
+    SourceArgument,
+    TrustOption,
+    WeightsOption,
+    WholeOption,
+)
+from converter.errors import ConverterError
+
+__all__ = ["convert", "folder_name"]
+
+
+@app.command()
+def convert(
+    source: SourceArgument,
+    to: Annotated[
+        list[str] | None, typer.Option(help="Keep the trunk up to this layer (repeatable, globs).")
+    ] = None,
+    from_: Annotated[
+        list[str] | None,
+        typer.Option("--from", help="Keep the head after this layer; with --to, the segment between."),
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="Write both trunk and head of a cut at this layer.")
+    ] = None,
+    frontier: Annotated[
+        bool, typer.Option("--frontier", help="With --from: accept whatever else crosses as inputs.")
+    ] = False,
+    head: Annotated[
+        str | None,
+        typer.Option(
+            help="Put new layers onto --to: flatten,dense(128,relu),dense(5,softmax). Words: flatten, gap, "
+            "gmp, dense(units[,activation]), conv1x1(channels[,activation]), dropout(rate), batchnorm, relu, "
+            "gelu, sigmoid, tanh, softmax. Or a FILE: .onnx, .keras, file.py:FACTORY.",
+            show_default=False,
+        ),
+    ] = None,
+    replace: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Put other layers in a layer's place: predictions=dense(5,softmax) (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Leave layers out and join the ends: names, globs, ranges such as encoder.layers.7..9 "
+            "(repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take layers or weights out of training in native artifacts: names, globs, first:N "
+            "(repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    train: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Train these all the same; without --freeze all others are frozen (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    channels: Annotated[
+        str, typer.Option(help="Where the channels are of what new layers take: auto, first or last.")
+    ] = "auto",
+    surgery: Annotated[
+        str | None,
+        typer.Option(
+            help="Your own rewrite of the piece: file.py:FUNCTION of an onnx_graphsurgeon.Graph; the result "
+            "is checked by shape.",
+            show_default=False,
+        ),
+    ] = None,
+    surgery_preserves: Annotated[
+        bool, typer.Option("--surgery-preserves", help="The rewrite claims to preserve values: prove it.")
+    ] = False,
+    output: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
+    ] = None,
+    targets: Annotated[
+        str,
+        typer.Option(
+            help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
+            "pt2, state_dict, safetensors."
+        ),
+    ] = "onnx",
+    weights: WeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
+    opset: Annotated[
+        int | None,
+        typer.Option(
+            help="ONNX opset of the files [default: 18; of an ONNX file, its own].", show_default=False
+        ),
+    ] = None,
+    samples: Annotated[
+        Path | None,
+        typer.Option(help="Validate on these inputs: .npz with an array an input.", show_default=False),
+    ] = None,
+    external_data: Annotated[
+        str,
+        typer.Option(help="Weights of .onnx files in a file beside: auto (above 1.5 GB), always or never."),
+    ] = "auto",
+    link: Annotated[
+        bool,
+        typer.Option(
+            "--link",
+            help="Refer to the external data of an ONNX source; --output must be its folder or one above.",
+        ),
+    ] = False,
+    custom_ops: CustomOpsOption = None,
+    no_validate: Annotated[
+        bool, typer.Option("--no-validate", help="Write without proof, marked UNVALIDATED.")
+    ] = False,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
+    cache_whole: WholeOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
+) -> None:
+    """Cut a model at named layers, prove the piece, write it.
+
+    Without a cut the whole model is converted. With --head, --replace or --drop the model is changed first.
+
+    Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
+    """
+    from converter.editing import Changes
+    from converter.pipeline import Request
+    from converter.pipeline import convert as run
+    from converter.report import Terminal, Timings
+    from converter.sources import Opening, resolve
+    from converter.sources.functions import function_of
+
+    terminal = Terminal(Console(stderr=as_json, quiet=as_json))
+    timings = Timings()
+    axes = tuple(dynamic or ())
+    libraries = tuple(custom_ops or ())
+    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole, libraries)
+    try:
+        ends = tuple(to or ())
+        changes = Changes(
+            to=ends if head else (),
+            head=head,
+            replace=Changes.replacements(replace or []),
+            drop=tuple(drop or ()),
+            freeze=tuple(freeze or ()),
+            train=tuple(train or ()),
+            channels=channels,
+        )
+        request = Request(
+            to=() if head else ends,
+            from_=tuple(from_ or ()),
+            split=tuple(split or ()),
+            frontier=frontier,
+            targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+            opset=opset,
+            device=device,
+            samples=samples,
+            seed=seed,
+            validate=not no_validate,
+            trust=trust,
+            external_data=external_data,
+            link=link,
+            custom_ops=libraries,
+            changes=changes,
+            surgery=None if surgery is None else function_of(surgery),
+            surgery_preserves=surgery_preserves,
+        )
+        with timings.stage("open"):
+            terminal.stage("open", source)
+            model = resolve(source, how)
+            terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
+        folder = output or Path("build") / folder_name(model.info.name, request)
+        document = run(model, request, folder, terminal.stage, timings)
+        terminal.report(document, str(folder))
+    except ConverterError as error:
+        report = getattr(error, "report", None)
+        if report is not None:
+            terminal.comparisons(report)
+            if as_json:
+                print(report.as_json(), end="")
+        fail(error)
+    if as_json:
+        print(document.as_json(), end="")
+
+
+def folder_name(name: str, request: Any) -> str:
+    """What the folder is called that a request's files go to."""
+    changes = request.changes
+    parts = [getattr(request, key) for key in ("from_", "to", "split")]
+    parts += [
+        changes.to,
+        ("head",) if changes.head else (),
+        changes.replace,
+        [f"no-{d}" for d in changes.drop],
+    ]
+    cut = "-".join(part for names in parts for part in names)
+    text = f"{name}-{cut}" if cut else name
+    return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)[:100]

@@ -1,0 +1,58 @@
+"""`converter layers`: what there is to name."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from converter.cli.app import app, fail
+from converter.cli.options import (
+    CustomOption,
+    DynamicOption,
+    ExampleOption,
+    NoCacheOption,
+    SeedOption,
+    SourceArgument,
+    TrustOption,
+    WeightsOption,
+)
+from converter.errors import ConverterError
+
+__all__ = ["layers"]
+
+
+@app.command()
+def layers(
+    source: SourceArgument,
+    weights: WeightsOption = "auto",
+    seed: SeedOption = 0,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """List every layer: kind, output, parameters, and where a cut is legal.
+
+    A trunk can end at any layer. A head that needs nothing but one layer's output can start where the
+    last column says yes; elsewhere more tensors cross, which --frontier or --split take along.
+    """
+    from converter.pipeline import whole
+    from converter.report import layer_table, layers_as_json
+    from converter.sources import Opening, resolve
+    from converter.surgery import legal_cuts
+
+    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()), not no_cache)
+    try:
+        model = resolve(source, how)
+        legal = legal_cuts(whole(model), model.outputs)
+        if as_json:
+            print(json.dumps(layers_as_json(model.layers, legal), indent=2, ensure_ascii=False))
+        else:
+            layer_table(Console(), model.layers, legal)
+    except ConverterError as error:
+        fail(error)

@@ -1,0 +1,75 @@
+"""Arguments and options that several commands take."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = [
+    "CustomOpsOption",
+    "CustomOption",
+    "DynamicOption",
+    "ExampleOption",
+    "NoCacheOption",
+    "SeedOption",
+    "SourceArgument",
+    "TrustOption",
+    "WeightsOption",
+    "WholeOption",
+]
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(
+        help="keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME (the first of these "
+        "that has it), FILE.onnx, FILE.keras, FILE.h5, FILE.py:FACTORY, FILE.pth, FILE.pt2",
+        show_default=False,
+    ),
+]
+WeightsOption = Annotated[
+    str,
+    typer.Option(
+        help="pretrained; auto (pretrained, else random, marked UNTRAINED); random; or a weights file. "
+        "A model file's own weights count as pretrained."
+    ),
+]
+SeedOption = Annotated[int, typer.Option(help="Seed of random weights and of random samples.", min=0)]
+ExampleOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Inputs of a PyTorch model: 1x3x224x224, ids=1x16:int64 (repeatable), or FILE.npz.",
+        show_default=False,
+    ),
+]
+DynamicOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Axes of a PyTorch model's inputs to leave symbolic besides the batch: image, sequence, or "
+        "INPUT:AXIS=NAME (repeatable).",
+        show_default=False,
+    ),
+]
+TrustOption = Annotated[
+    bool,
+    typer.Option("--trust", help="Let the file run its author's code (Lambda, custom classes, pickles)."),
+]
+CustomOption = Annotated[
+    Path | None,
+    typer.Option(help="Python file with the model file's custom classes; needs --trust.", show_default=False),
+]
+CustomOpsOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="Library of operators for ONNX Runtime to load (repeatable); it runs its code.",
+        show_default=False,
+    ),
+]
+NoCacheOption = Annotated[
+    bool, typer.Option("--no-cache", help="Export anew, and keep nothing for later runs.")
+]
+WholeOption = Annotated[
+    bool,
+    typer.Option("--cache-whole", help="Export the whole model, so that later cuts anywhere are quick."),
+]
