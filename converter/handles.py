@@ -14,6 +14,7 @@ from converter.errors import TargetError, UsageError, ValidationError
 from converter.fit import Fit, fit
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
 from converter.report import Document, Timings
+from converter.request import Request
 from converter.sources import Opening, resolve
 from converter.training import Training
 from converter.validation import Certificate
@@ -121,7 +122,7 @@ class Model:
         Raises:
             CutError: no such layer, or the cut is not legal.
         """
-        request = pipeline.Request(
+        request = Request(
             to=_names(to),
             from_=_names(from_),
             split=_names(split),
@@ -216,7 +217,7 @@ class Model:
         """
         training = training or Training(seed=self._seed)
         wanted = Fit(head, Path(data), to, preprocess, holdout, l2, channels=channels, training=training)
-        request = pipeline.Request(
+        request = Request(
             targets=_names(targets),
             device=device,
             seed=self._seed,
@@ -247,7 +248,7 @@ class Model:
 class Cut:
     """One or two finished pieces of a model, in memory."""
 
-    def __init__(self, source: Source, request: pipeline.Request, edited: Edited | None = None) -> None:
+    def __init__(self, source: Source, request: Request, edited: Edited | None = None) -> None:
         self._source = source
         self._request = request
         self._edited = edited

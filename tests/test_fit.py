@@ -60,15 +60,15 @@ def judged(path: Path, data: Path) -> tuple[float, list[list[int]]]:
 
 
 @pytest.mark.parametrize(
-    ("head", "solver"),
+    ("head", "solver", "bar"),  # scikit-learn's own estimators reach the bar on these features
     [
-        ("flatten,dense(10,softmax)", "logistic"),
-        ("gap,dense(10)", "ridge"),
-        ("flatten,dense(24,relu),dropout(0.1),dense(10,softmax)", "adam"),
+        ("flatten,dense(10,softmax)", "logistic", 0.95),
+        ("gap,dense(10)", "ridge", 0.9),
+        ("flatten,dense(24,relu),dropout(0.1),dense(10,softmax)", "adam", 0.93),
     ],
 )
 def test_a_trunk_of_onnx(
-    head: str, solver: str, folder: Path, trunk: Path, tmp_path: Path, converter_command: Any
+    head: str, solver: str, bar: float, folder: Path, trunk: Path, tmp_path: Path, converter_command: Any
 ) -> None:
     done = converter_command(
         "fit", trunk, "--data", folder / "last.npz", "--head", head, "--output", tmp_path / "out"
@@ -78,7 +78,7 @@ def test_a_trunk_of_onnx(
     fit = report["edits"]["fit"]
     assert fit["solver"] == solver
     assert (fit["fitted_on"], fit["held_out"]) == (290, 70)
-    assert fit["accuracy"] > 0.93
+    assert fit["accuracy"] > bar
     accuracy, confusion = judged(tmp_path / "out/model.onnx", folder / "last.npz")
     assert fit["accuracy"] == accuracy
     assert fit["confusion"] == confusion

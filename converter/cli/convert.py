@@ -149,9 +149,9 @@ def convert(
     Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
     """
     from converter.editing import Changes
-    from converter.pipeline import Request
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
+    from converter.request import Request
     from converter.sources import Opening, resolve
     from converter.sources.functions import function_of
 

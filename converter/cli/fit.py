@@ -97,8 +97,8 @@ def fit(
     """
     from converter.fit import Fit
     from converter.fit import fit as run
-    from converter.pipeline import Request
     from converter.report import Terminal, Timings
+    from converter.request import Request
     from converter.sources import Opening, resolve
     from converter.training import Training
 
