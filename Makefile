@@ -40,7 +40,7 @@ help:
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
 	@echo '  TARGETS=  onnx (default), keras, pt2, state_dict, safetensors, by commas'
 	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
-	@echo '`$(BIN)/converter --help` tells the rest.'
+	@echo '`$(BIN)/converter --help` tells the rest: new heads, fit, plan, rank.'
 
 setup: $(READY)
 

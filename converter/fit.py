@@ -146,8 +146,14 @@ def _trunk(
     session = Session(path, provider_for(request.device), custom_ops=request.custom_ops)
     given, spec = piece.inputs[0], piece.outputs[0]
 
+    fixed = given.shape[0] if isinstance(given.shape[0], int) else 0
+
     def run(batch: Array) -> Array:
-        return np.asarray(session.run({given.name: batch})[spec.name])
+        missing = -len(batch) % fixed if fixed else 0  # a trunk of a fixed batch gets the last one filled up
+        whole = np.concatenate([batch, *[batch[-1:]] * missing]) if missing else batch
+        parts = [whole[i : i + (fixed or len(whole))] for i in range(0, len(whole), fixed or len(whole))]
+        made = [np.asarray(session.run({given.name: part})[spec.name]) for part in parts]
+        return np.concatenate(made)[: len(batch)]
 
     return wanted.to or piece.ends[0].name, spec, given, run, files
 
@@ -213,8 +219,9 @@ def _fitted(
 
 
 def _samples(data: Dataset, given: TensorSpec, scratch: Path, origin: Path) -> Path:
-    """A few of the data's own samples to prove the whole on, of different classes if it can be."""
-    first = next(iter(data.batches(_SAMPLES)))
+    """A few of the data's own samples, the first of each class, to prove the whole on."""
+    rows = sorted(map(int, np.unique(data.labels, return_index=True)[1]))[:_SAMPLES]
+    first = data.take(range(given.shape[0]) if isinstance(given.shape[0], int) else rows)
     path = scratch / f"{origin.stem}.npz"
     with zipfile.ZipFile(path, "w") as archive, archive.open(f"{given.name}.npy", "w") as file:
         np.lib.format.write_array(file, first, allow_pickle=False)

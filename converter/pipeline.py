@@ -24,9 +24,6 @@ from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
 
 __all__ = [
-    "DEFAULT_OPSET",
-    "Pieces",
-    "Request",
     "changed",
     "check_targets",
     "convert",

@@ -153,7 +153,7 @@ def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Arra
     """The user's own inputs from `x.npz` (an array an input) or `x.npy` (a lone input).
 
     Returns:
-        All samples as one batch, and the first alone as another.
+        All samples as one batch, and the first alone as another where the model takes any batch.
 
     Raises:
         UsageError: not such a file, pickles in it, an input missing, or a shape or dtype that is off.
@@ -181,7 +181,8 @@ def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Arra
     counts = {len(array) for array in whole.values()}
     if len(counts) > 1:
         raise UsageError(f"samples {path}: inputs differ in their number of samples: {sorted(counts)}")
-    return [first, whole] if counts != {1} else [whole]
+    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in specs)
+    return [whole] if fixed or counts == {1} else [first, whole]
 
 
 def _check(path: Path, spec: TensorSpec, array: Array) -> None:

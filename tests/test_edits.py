@@ -94,7 +94,7 @@ def test_a_keras_layer_replaced_in_the_middle_and_at_the_end(tmp_path: Path) -> 
     b = a + np.tanh(a @ kernels["middle"][0] + kernels["middle"][1])
     c = np.maximum(b @ kernels["last_dense"][0] + kernels["last_dense"][1], 0)
     agree(run(tmp_path / "model.onnx", x), c @ kernels["last_dense_1"][0] + kernels["last_dense_1"][1])
-    with pytest.raises(TargetError, match="Keras cannot take"):
+    with pytest.raises(CutError, match=r"\[batch, 8\], and what is to replace it float32\[batch, 9\]"):
         converter.load(source).edit(replace={"middle": "dense(9)"})
 
 
@@ -585,3 +585,29 @@ def test_the_command_line(converter_command: Any, tmp_path: Path) -> None:
         assert done.returncode == code, (arguments, done.stdout, done.stderr)
         assert words in done.stderr.replace("\n", " ")
         assert not (tmp_path / "no").exists()
+
+
+def test_an_edited_module_is_a_module_like_any_other(tmp_path: Path) -> None:
+    """It is exported by PyTorch itself, saved whole, copied and cast, and stays the same."""
+    import torch
+
+    model = converter.load(
+        f"{torch_digits.__file__}:build", weights=str(torch_digits.FILE), example=("1x1x8x8",)
+    )
+    net = model.edit(to="trunk.7", head="flatten,dense(4)", freeze="trunk").native()
+    x = torch.from_numpy(noise(3, 1, 8, 8))
+    with torch.no_grad():
+        expected = torch.nn.functional.linear(
+            model.native().eval().trunk(x), net.head.dense.weight, net.head.dense.bias
+        )
+        agree(torch.export.export(net, (x,)).module()(x), expected)
+        torch.save(net, tmp_path / "net.pth")
+        again = torch.load(tmp_path / "net.pth", weights_only=False)
+        agree(again(x), expected)
+        agree(copy.deepcopy(net).to(torch.float64)(x.double()), expected)
+    again.train()
+    assert again.head.training
+    assert not again.trunk[1].training
+    dropped = model.edit(drop="trunk.2").native()
+    torch.save(dropped, tmp_path / "net.pth")
+    agree(torch.load(tmp_path / "net.pth", weights_only=False)(x).detach(), dropped(x).detach())

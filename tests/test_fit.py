@@ -219,3 +219,12 @@ def test_features_that_are_not_numbers_are_named(tmp_path: Path, converter_comma
     assert done.returncode == 5
     assert "sample 0" in done.stderr
     assert onnx.load(path).graph.name
+
+
+def test_a_trunk_of_a_fixed_batch(folder: Path, tmp_path: Path) -> None:
+    body = "s = Constant <value_ints = [7, 64]> () y = Reshape(x, s)"
+    path = saved(f"net (float[7, 8, 8, 1] x) => (float[7, 64] y) {{ {body} }}", tmp_path)
+    document = converter.load(path).fit(folder / "last.npz", "dense(10,softmax)", tmp_path / "out")
+    assert document.edits["fit"]["accuracy"] > 0.9
+    x = digits().test_images[:7, ..., None]
+    assert run(tmp_path / "out/model.onnx", x).shape == (7, 10)

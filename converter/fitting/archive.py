@@ -8,7 +8,8 @@ import hashlib
 import math
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -23,6 +24,7 @@ __all__ = ["Archive"]
 _LABELS, _SAMPLES = "y", "x"
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # what NumPy writes; others may ask for gigabytes
 _CHUNK = 1 << 20
+_TAKEN = 64  # samples to read at a time where a few are wanted
 _ROWS = 1 << 16  # labels that are read at a time
 # A file of some KB can declare any number of these.
 _MOST_SAMPLES, _MOST_CLASSES = 1 << 24, 1 << 15
@@ -115,6 +117,16 @@ class Archive:
         for rows in self._samples.rows(size):
             yield self._intake.take(self._samples.where, rows, start)
             start += len(rows)
+
+    def take(self, rows: Sequence[int]) -> Array:
+        """See `Dataset.take`; what comes before the last of them is read, too."""
+        found: list[Array] = []
+        for start, batch in zip(count(0, _TAKEN), self.batches(_TAKEN), strict=False):
+            inside = [row - start for row in rows if start <= row < start + len(batch)]
+            found += [batch[inside]] if inside else []
+            if start + len(batch) > rows[-1]:
+                break
+        return np.concatenate(found)
 
     def _check(self, labels: _Member) -> None:
         samples = self._samples

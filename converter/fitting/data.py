@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -38,6 +38,14 @@ class Dataset(Protocol):
 
         Raises:
             UsageError: a sample that cannot be read, or that the model does not take.
+        """
+        ...
+
+    def take(self, rows: Sequence[int]) -> Array:
+        """Some samples, by their indices in ascending order, as the model takes them.
+
+        Raises:
+            UsageError: as `batches`.
         """
         ...
 

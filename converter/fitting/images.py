@@ -8,7 +8,7 @@ import io
 import os
 import stat
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,10 +70,17 @@ class ImageFolder:
     def batches(self, size: int) -> Iterator[Array]:
         """See `Dataset.batches`."""
         for start in range(0, len(self._paths), size):
-            pixels = np.stack([self._pixels(path) for path in self._paths[start : start + size]])
-            if self._layout.channel_axis == 1:
-                pixels = np.moveaxis(pixels, 3, 1)
-            yield self._intake.take("images", pixels, start)
+            yield self._read(self._paths[start : start + size], start)
+
+    def take(self, rows: Sequence[int]) -> Array:
+        """See `Dataset.take`."""
+        return self._read([self._paths[row] for row in rows], 0)
+
+    def _read(self, paths: Sequence[Path], start: int) -> Array:
+        pixels = np.stack([self._pixels(path) for path in paths])
+        if self._layout.channel_axis == 1:
+            pixels = np.moveaxis(pixels, 3, 1)
+        return self._intake.take("images", pixels, start)
 
     def _scan(self, root: Path) -> str:
         """Read every header; the digest of all files."""

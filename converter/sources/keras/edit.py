@@ -63,9 +63,13 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
         except (TargetError, CutError, UsageError):
             raise
         except Exception as error:
+            if editor.reshaped:
+                raise CutError(
+                    f"{editor.reshaped}, and what comes after does not take that: {_short(error)}",
+                    hint="an inner layer's replacement has the same shape",
+                ) from error
             raise TargetError(
-                f"Keras cannot take {model.name!r} apart into a model of its own layers: "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                f"Keras cannot take {model.name!r} apart into a model of its own layers: {_short(error)}",
                 hint="models whose call is more than layers and keras.ops cannot be changed; cut they can be",
             ) from error
     return copy
@@ -80,6 +84,7 @@ class _Editor:
         self._taken = set(taken)
         self._met: dict[Place | str, Any] = {}
         self._new: dict[str, Callable[[Any], Any]] = {}
+        self.reshaped = ""  # which replaced layer puts out another shape than before, in words
         changed = [_path(layer.name) for layer, _ in edits.replaced] + [path for path, _, _ in bridges]
         changed += [place[0] for place in bridges.values() if not isinstance(place, str)]
         if edits.end is not None and edits.end.place is not None:
@@ -129,7 +134,11 @@ class _Editor:
             )
         if layer.name not in self._new:
             self._new[layer.name] = self._build(_path(layer.name).rpartition("/")[2], new, given[0])
-        return self._new[layer.name](given[0])
+        replaced = self._new[layer.name](given[0])
+        if _described(replaced) != _described(made[0]):
+            before, after = _described(made[0])[0], _described(replaced)[0]
+            self.reshaped = f"{layer.name} puts out {before}, and what is to replace it {after}"
+        return replaced
 
     def _build(self, name: str, new: Any, given: Any) -> Callable[[Any], Any]:
         """New layers for a tensor; those of a head bear names that begin with this one."""
@@ -160,6 +169,10 @@ class _Editor:
             name += "_new"
         self._taken.add(name)
         return name
+
+
+def _short(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
 def _path(name: str) -> str:

@@ -17,6 +17,7 @@ from converter.model import Layer
 from converter.sources.torch import backend
 from converter.sources.torch.calls import ModuleRun, Run, record
 from converter.sources.torch.heads import module_of
+from converter.sources.torch.recorder import module_stack_kept
 from converter.sources.torch.signature import Signature
 from converter.sources.torch.structure import copied, flatten_named, map_named
 
@@ -101,6 +102,12 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
     setattr(model, f"_end_{level}", (mark, name))
 
 
+def _blank(maker: Any, *args: Any) -> Any:
+    """An object of a class made here, before its state: how such objects are pickled."""
+    made = maker(*args)
+    return made.__new__(made)
+
+
 def _class_of(module: Any) -> Any:
     return type(module)
 
@@ -117,6 +124,9 @@ def _ending(cls: Any) -> Any:
             self._ends.left -= 1
             return output
 
+        def __reduce__(self) -> Any:
+            return _blank, (_ending, cls), self.__dict__
+
     Ending.__name__, Ending.__qualname__, Ending.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return Ending
 
@@ -131,15 +141,19 @@ def _ended(cls: Any, level: int) -> Any:
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             mark, head = getattr(self, where)
             mark.left = mark.index
-            try:
-                super().forward(*args, **kwargs)
-            except _Left as left:
-                if left.mark is not mark:
-                    raise
-                tensor = dict(flatten_named(left.output))[mark.key]
-            else:
-                raise RuntimeError("the layer at which this model ends was not called")
+            with module_stack_kept():
+                try:
+                    super().forward(*args, **kwargs)
+                except _Left as left:
+                    if left.mark is not mark:
+                        raise
+                    tensor = dict(flatten_named(left.output))[mark.key]
+                else:
+                    raise RuntimeError("the layer at which this model ends was not called")
             return tensor if head is None else getattr(self, head)(tensor)
+
+        def __reduce__(self) -> Any:
+            return _blank, (_ended, cls, level), self.__dict__
 
     Ended.__name__, Ended.__qualname__, Ended.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return Ended
@@ -250,6 +264,9 @@ def _bypass_class() -> Any:
             given = dict(flatten_named((args, kwargs)))[self.key]
             return map_named(lambda _key, _tensor: given, self.output)
 
+        def __reduce__(self) -> Any:
+            return _blank, (_bypass_class,), self.__dict__
+
     return Bypass
 
 
@@ -292,6 +309,9 @@ def _kept_in_inference(cls: Any) -> Any:
     class Frozen(cls):  # type: ignore[misc]
         def train(self, mode: bool = True) -> Any:  # noqa: ARG002  # the method of every module
             return super().train(False)
+
+        def __reduce__(self) -> Any:
+            return _blank, (_kept_in_inference, cls), self.__dict__
 
     Frozen.__name__, Frozen.__qualname__, Frozen.__module__ = cls.__name__, cls.__qualname__, cls.__module__
     return Frozen

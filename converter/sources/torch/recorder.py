@@ -11,7 +11,7 @@ from typing import Any
 
 from converter.sources.torch import backend
 
-__all__ = ["ModuleCall", "Reached", "called", "recording"]
+__all__ = ["ModuleCall", "Reached", "called", "module_stack_kept", "recording"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,3 +77,15 @@ def called(model: Any, run: Callable[[], Any]) -> Counter[str]:
     with recording(model, observe), contextlib.suppress(Exception):
         run()
     return count
+
+
+@contextlib.contextmanager
+def module_stack_kept() -> Iterator[None]:
+    """Put the tracer's stack of modules back after a stop, which unwinds past its own book-keeping."""
+    from torch.fx.experimental.proxy_tensor import get_proxy_mode
+
+    stack = getattr(getattr(get_proxy_mode(), "tracer", None), "module_stack", {})
+    depth = len(stack)
+    yield
+    while len(stack) > depth:
+        stack.popitem()

@@ -22,7 +22,7 @@ from converter.errors import SourceError
 from converter.model import Boundary, Layer, LayeredModel, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.operator import tap
-from converter.sources.torch.recorder import ModuleCall, Reached, recording
+from converter.sources.torch.recorder import ModuleCall, Reached, module_stack_kept, recording
 from converter.sources.torch.signature import Signature, name_arguments
 from converter.sources.torch.structure import flatten_named
 
@@ -116,7 +116,7 @@ def trace(
     def forward(*values: Any) -> tuple[Any, ...]:
         taps.start()  # torch.export may run this more than once
         ends.clear()
-        with _module_stack_kept():
+        with module_stack_kept():
             try:
                 with recording(model, taps):
                     outputs = signature.call(original, values)
@@ -143,18 +143,6 @@ def _forward(model: Any, forward: Any) -> Iterator[None]:
         del model.__dict__["forward"]
         if before is not None:
             model.__dict__["forward"] = before
-
-
-@contextlib.contextmanager
-def _module_stack_kept() -> Iterator[None]:
-    """Put the tracer's stack of modules back after a stop, which unwinds past its own book-keeping."""
-    from torch.fx.experimental.proxy_tensor import get_proxy_mode
-
-    stack = getattr(getattr(get_proxy_mode(), "tracer", None), "module_stack", {})
-    depth = len(stack)
-    yield
-    while len(stack) > depth:
-        stack.popitem()
 
 
 def _exported(model: Any, signature: Signature) -> Any:
