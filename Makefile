@@ -10,6 +10,7 @@ READY   := $(VENV)/.ready-$(RUNTIME)
 MODEL   ?=
 CUT     ?=
 KEEP    ?= trunk
+HEAD    ?=
 WEIGHTS ?= auto
 DEVICE  ?= auto
 TARGETS ?= onnx
@@ -36,6 +37,7 @@ help:
 	@echo '  MODEL=    keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, NAME, FILE.onnx, FILE.keras …'
 	@echo '  CUT=      layer names or globs, by spaces; none converts the whole model'
 	@echo '  KEEP=     trunk (default), head, or both'
+	@echo '  HEAD=     new layers on CUT: gap,dense(5,softmax) (converter convert --help has the words)'
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
 	@echo '  TARGETS=  onnx (default), keras, pt2, state_dict, safetensors, by commas'
@@ -61,7 +63,7 @@ else ifeq ($(KEEPS),)
 	@echo 'KEEP=$(KEEP): expected trunk, head or both'; exit 2
 else
 	@$(MAKE) --no-print-directory setup
-	@$(BIN)/converter convert '$(MODEL)' $(foreach layer,$(CUT),$(KEEPS) '$(layer)') \
+	@$(BIN)/converter convert '$(MODEL)' $(foreach layer,$(CUT),$(KEEPS) '$(layer)') $(if $(HEAD),--head '$(HEAD)') \
 	  --weights '$(WEIGHTS)' --device '$(DEVICE)' --targets '$(TARGETS)' $(if $(OUT),--output '$(OUT)')
 endif
 

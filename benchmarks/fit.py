@@ -3,9 +3,10 @@
     python benchmarks/fit.py [--runs N] [--samples N]
 
 The same trunk (seeded weights), data (scikit-learn's digits, enlarged to images of 96 by 96), split and head.
-Whole processes, imports included: `converter fit` from the model's name to a proven `.onnx`; the peer builds the
-model, freezes the trunk, trains the head for 10 epochs by Adam, and judges the held-out samples. Features are
-computed anew in each run; `again` is a second head on features that are there.
+Whole processes, imports included: `converter fit` of a trunk that was cut before (`trunk.onnx`), and of the
+framework's own model with export and proof against the framework; the peer builds the model, freezes the
+trunk, trains the head for 10 epochs by Adam, and judges the held-out samples. Features are computed anew in
+each run, but for `again`: a second head on features that are there.
 """
 
 from __future__ import annotations
@@ -110,22 +111,51 @@ def run(command: list[str], cache: Path) -> tuple[float, str]:
     return time.perf_counter() - start, done.stdout
 
 
-def commands(folder: Path) -> dict[str, tuple[list[str], str]]:
-    """Framework → our command without the head, and the head."""
-    ours = [str(Path(sys.executable).with_name("converter")), "fit"]
-    end = ["--json", "--output", str(folder / "out"), "--head"]
-    keras = [
-        *ours,
-        str(folder / "mobilenet.keras"),
-        "--to",
-        "out_relu",
-        "--data",
-        str(folder / "last.npz"),
-        *end,
-    ]
-    torch = [*ours, f"{folder / 'factory.py'}:resnet18", "--example", "1x3x96x96", "--to", "layer4"]
-    torch += ["--data", str(folder / "first.npz"), *end]
-    return {"keras": (keras, "gap,dense(10,softmax)"), "torch": (torch, "gap,dense(10,softmax)")}
+def commands(folder: Path) -> dict[str, tuple[list[str], list[str]]]:
+    """Framework → (the model and the layer to cut at, the data) as arguments."""
+    keras = [str(folder / "mobilenet.keras"), "--to", "out_relu"]
+    torch = [f"{folder / 'factory.py'}:resnet18", "--example", "1x3x96x96", "--to", "layer4"]
+    return {
+        "keras": (keras, ["--data", str(folder / "last.npz")]),
+        "torch": (torch, ["--data", str(folder / "first.npz")]),
+    }
+
+
+def prepare(folder: Path, samples: int) -> None:
+    """The data, and the Keras model as a file."""
+    subprocess.run([sys.executable, "-c", DATA, str(folder), str(samples)], check=True)
+    (folder / "factory.py").write_text(FACTORY)
+    save = f"{MODELS}\nimport sys\nmobilenet().save(sys.argv[1])"
+    command = [sys.executable, "-c", save, str(folder / "mobilenet.keras"), str(HERE.parent)]
+    subprocess.run(command, check=True, capture_output=True)
+
+
+def measured(framework: str, folder: Path, runs: int) -> tuple[dict[str, list[float]], dict[str, float]]:
+    """Seconds of each run, and held-out accuracy, by tool."""
+    model, data = commands(folder)[framework]
+    converter = str(Path(sys.executable).with_name("converter"))
+    run([converter, "convert", *model, "--output", str(folder / framework)], folder / "cache")
+    trunk = [str(folder / framework / "trunk.onnx")]
+    end = [*data, "--json", "--output", str(folder / "out"), "--head"]
+    head, other = "gap,dense(10,softmax)", "gap,dropout(.1),dense(10,softmax)"
+    seconds: dict[str, list[float]] = {}
+    accuracy: dict[str, float] = {}
+    for number in range(runs):
+        ours = {
+            "converter fit trunk.onnx": ([*trunk, *end, head], f"a{number}"),
+            "converter fit trunk.onnx, again": ([*trunk, *end, other], f"a{number}"),
+            f"converter fit, the {framework} model": ([*model, *end, head], f"b{number}"),
+        }
+        for tool, (arguments, cache) in ours.items():
+            taken, out = run([converter, "fit", *arguments], folder / cache)
+            seconds.setdefault(tool, []).append(taken)
+            accuracy[tool] = json.loads(out)["edits"]["fit"]["accuracy"]
+        taken, out = run(
+            [sys.executable, "-c", PEERS[framework], data[1], str(HERE.parent)], folder / "cache"
+        )
+        seconds.setdefault(framework, []).append(taken)
+        accuracy[framework] = float(out.split()[-1])
+    return seconds, accuracy
 
 
 def main() -> None:
@@ -133,44 +163,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--samples", type=int, default=1000)
+    parser.add_argument("--samples", type=int, default=1797)
     options = parser.parse_args()
     print("| trunk and head | tool | seconds | times | held-out accuracy |")
     print("| --- | --- | ---: | ---: | ---: |")
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        subprocess.run([sys.executable, "-c", DATA, scratch, str(options.samples)], check=True)
-        (folder / "factory.py").write_text(FACTORY)
-        save = f"{MODELS}\nimport sys\nmobilenet().save(sys.argv[1])"
-        subprocess.run(
-            [sys.executable, "-c", save, str(folder / "mobilenet.keras"), str(HERE.parent)],
-            check=True,
-            capture_output=True,
-        )
-        for framework, (command, head) in commands(folder).items():
-            seconds: dict[str, list[float]] = {"fit": [], "again": [], framework: []}
-            accuracy: dict[str, float] = {}
-            for number in range(options.runs):
-                cache = folder / f"cache{framework}{number}"
-                for tool, text in (("fit", head), ("again", head.replace("gap", "gap,dropout(0)"))):
-                    taken, out = run([*command, text], cache)
-                    seconds[tool].append(taken)
-                    accuracy[tool] = json.loads(out)["edits"]["fit"]["accuracy"]
-                data = folder / ("last.npz" if framework == "keras" else "first.npz")
-                taken, out = run([sys.executable, "-c", PEERS[framework], str(data), str(HERE.parent)], cache)
-                seconds[framework].append(taken)
-                accuracy[framework] = float(out.split()[-1])
+        prepare(folder, options.samples)
+        for framework in PEERS:
+            seconds, accuracy = measured(framework, folder, options.runs)
             what = {"keras": "MobileNetV2, gap, dense", "torch": "ResNet-18, gap, dense"}[framework]
-            names = {"fit": "converter fit", "again": "converter fit, features there", framework: framework}
-            for tool, name in names.items():
-                ratio = statistics.median(
-                    theirs / own for theirs, own in zip(seconds[framework], seconds[tool], strict=True)
-                )
-                print(
-                    f"| {what} | {name} | {statistics.median(seconds[tool]):.1f} | {ratio:.1f} | "
-                    f"{accuracy[tool]:.1%} |",
-                    flush=True,
-                )
+            for tool, own in seconds.items():
+                pairs = zip(seconds[framework], own, strict=True)
+                ratio = statistics.median(theirs / ours for theirs, ours in pairs)
+                taken = statistics.median(own)
+                print(f"| {what} | {tool} | {taken:.1f} | {ratio:.1f} | {accuracy[tool]:.1%} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -163,6 +163,16 @@ def test_heads_on_models_of_all_structures(
     assert tried
 
 
+@pytest.mark.parametrize(("name", "layer"), [("shared_layer", "shared"), ("subclassed", "tail/one")])
+def test_a_keras_layer_that_reads_an_input_is_dropped(
+    structure: Callable[[str], Any], name: str, layer: str
+) -> None:
+    """The input of the model, or of a model in it, goes on: without the layer, so does its input."""
+    model = converter.load(structure(name)).edit(drop=layer)
+    assert model.cut().validate().passed
+    assert layer.rpartition("/")[2] not in [each.name for each in model.native().layers]
+
+
 def _batch_statistics(model: Any) -> list[np.ndarray]:
     return [np.asarray(v) for v in model.non_trainable_variables if "moving" in v.path]
 
@@ -447,6 +457,19 @@ def test_onnx_files_are_changed(tmp_path: Path) -> None:
     got, held, _ = made(drop="act", replace={"down": "dense(6,sigmoid)"}, to="join", head="dense(2)")
     middle = a + 1 / (1 + np.exp(-(a @ w["w1"]) @ held["down/dense.kernel"]))
     agree(got, middle @ held["head/dense.kernel"])
+
+
+def test_a_scope_with_a_constant_in_it_is_dropped(tmp_path: Path) -> None:
+    body = "c = Constant <value_float = 2.0> () [b__scale] s = Mul(a, c) [b__neg] d = Neg(s)"
+    path = saved(f"net (float[n, 6] x) => (float[n, 6] y) {{ a = Relu(x) {body} y = Tanh(d) }}", tmp_path)
+    model = onnx.load(path)
+    model.graph.node[1].name = "b__two"
+    for node in model.graph.node:
+        node.name = node.name.replace("__", "/")
+    onnx.save(model, path)
+    assert converter.load(path).edit(drop="b").cut().save(tmp_path / "out").status == "passed"
+    x = noise(5, 6)
+    agree(run(tmp_path / "out/model.onnx", x), np.tanh(np.maximum(x, 0)))
 
 
 def test_what_onnx_files_do_not_take(tmp_path: Path) -> None:

@@ -49,6 +49,8 @@ def edited_graph(source: Source, edits: Edits, info: SourceInfo, changes: Change
         raise TargetError(
             "layers from an ONNX file go onto a cut (--to LAYER --head FILE), not into the middle"
         )
+    if isinstance(source, OnnxSource) and any(w.is_sparse for w in source.file.weights.values()):
+        raise TargetError("a file with sparse weights is cut, but not changed")
     if edits.frozen:
         raise TargetError("a graph of ONNX is not trained: there is nothing to freeze")
     for layer, new in edits.replaced:
@@ -221,7 +223,8 @@ def _regions(source: OnnxSource, chosen: set[int]) -> list[Region]:
         )
         for n, reads in enumerate(edges.reads)
     ]
-    return regions(calls, chosen, {edges.ids[boundary.value] for boundary in source.outputs})
+    computing = {number for number in chosen if calls[number].writes}  # constants are of no region
+    return regions(calls, computing, {edges.ids[boundary.value] for boundary in source.outputs})
 
 
 def _described(source: OnnxSource) -> Callable[[int], tuple[str, Any]]:

@@ -2,6 +2,7 @@
 
 from converter.report.document import Document, Timings, layers_as_json, metadata, plan_as_json
 from converter.report.plot import plot_plan
+from converter.report.rank import plot_rank, rank_as_json, rank_table
 from converter.report.terminal import Terminal, cache_table, layer_table, plan_table
 
 __all__ = [
@@ -15,4 +16,7 @@ __all__ = [
     "plan_as_json",
     "plan_table",
     "plot_plan",
+    "plot_rank",
+    "rank_as_json",
+    "rank_table",
 ]

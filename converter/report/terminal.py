@@ -16,7 +16,7 @@ from rich.text import Text
 from converter.model import Layer
 from converter.report.document import Document
 
-__all__ = ["Terminal", "cache_table", "layer_table"]
+__all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table"]
 
 _CONFUSION = 20  # classes, above which the table would be too wide; report.json has it all
 
@@ -67,7 +67,7 @@ class Terminal:
                 (name, *map(str, row), f"{recall:.1%}")
                 for name, row, recall in zip(classes, fit["confusion"], fit["recall"], strict=True)
             ]
-            _print_table(self.console, "held-out samples", ("is \\ said", *classes, "recall"), rows)
+            print_table(self.console, "held-out samples", ("is \\ said", *classes, "recall"), rows)
         self.stage("fitted", f"accuracy {fit['accuracy']:.2%} on {fit['held_out']} held-out samples")
 
     def comparisons(self, document: Document) -> None:
@@ -76,7 +76,7 @@ class Terminal:
         rows = [_row(c) for c in document.proof.comparisons]
         heads = ("piece", "output", "batch", "max abs", "of scale", "SNR dB", "tolerance", "")
         title = f"{document.proof.provider} against {document.source.kind}"
-        _print_table(self.console, title, heads, rows)
+        print_table(self.console, title, heads, rows)
         for comparison in document.proof.comparisons:
             if comparison.problem:
                 text = f"{comparison.piece} {comparison.output}: {comparison.problem}"
@@ -104,7 +104,7 @@ def layer_table(console: Console, layers: Sequence[Layer], legal: Collection[str
         head = "yes" if layer.name in legal else "frontier"
         rows.append((layer.name, layer.kind, outputs, f"{layer.parameters:,}", "yes", head))
     heads = ("layer", "kind", "output", "parameters", "trunk", "head")
-    _print_table(console, "", heads, rows)
+    print_table(console, "", heads, rows)
 
 
 def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | None]]) -> None:
@@ -145,7 +145,7 @@ def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | No
     table = [
         _cut_row(cut) + ([f"{seconds * 1e3:.1f}"] if seconds is not None else []) for cut, seconds in rows
     ]
-    _print_table(console, "", [*heads, "ms"] if timed else heads, table)
+    print_table(console, "", [*heads, "ms"] if timed else heads, table)
 
 
 def _cut_row(cut: Any) -> list[str]:
@@ -191,10 +191,10 @@ def cache_table(
         highlight=False,
     )
     if rows:
-        _print_table(console, "", ("source", "up to", "size", "last used"), rows)
+        print_table(console, "", ("source", "up to", "size", "last used"), rows)
 
 
-def _print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     if not console.is_terminal:
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         if title:

@@ -44,7 +44,6 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
     with nodes_restored(model):
         try:
             fed = {spec.name: input_like(spec.name, spec) for spec in signature.inputs}
-            editor.begin(fed)
             with following(model, editor):
                 outputs = signature.call_inside(model, [fed[spec.name] for spec in signature.inputs])
             if edits.end is not None:
@@ -75,25 +74,26 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
     return copy
 
 
+# A tensor that a call takes: (path of the layer, number of the call, its place among the tensors taken).
+Argument = tuple[str, int, int]
+
+
 class _Editor:
     """Puts other tensors in the place of what changed layers put out."""
 
-    def __init__(self, edits: Edits, bridges: Mapping[Place, Place | str], taken: Collection[str]) -> None:
+    def __init__(self, edits: Edits, bridges: Mapping[Place, Argument], taken: Collection[str]) -> None:
         self._edits = edits
         self._bridges = bridges
         self._taken = set(taken)
-        self._met: dict[Place | str, Any] = {}
+        self._met: dict[Place, Any] = {}
+        self._given: dict[Argument, Any] = {}
         self._new: dict[str, Callable[[Any], Any]] = {}
         self.reshaped = ""  # which replaced layer puts out another shape than before, in words
-        changed = [_path(layer.name) for layer, _ in edits.replaced] + [path for path, _, _ in bridges]
-        changed += [place[0] for place in bridges.values() if not isinstance(place, str)]
+        changed = [_path(layer.name) for layer, _ in edits.replaced]
+        changed += [path for path, _, _ in (*bridges, *bridges.values())]
         if edits.end is not None and edits.end.place is not None:
             changed.append(edits.end.place[0])
         self._opened = opened(changed)
-
-    def begin(self, fed: Mapping[str, Any]) -> None:
-        """Note the model's inputs."""
-        self._met.update(fed)
 
     def ended(self) -> Any:
         """The new end: the head on what the layer put out."""
@@ -108,6 +108,8 @@ class _Editor:
 
     def __call__(self, call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         keras = backend.keras()
+        for place, tensor in enumerate(_tensors((args, kwargs))):
+            self._given[call.path, call.index, place] = tensor
         run = call.operation.call if call.path in self._opened else proceed
         outputs = run(*args, **kwargs)
         for layer, new in self._edits.replaced:
@@ -115,7 +117,7 @@ class _Editor:
                 outputs = self._replaced(layer, new, args, kwargs, outputs)
         places = [(call.path, call.index, key) for key, _ in flatten_named(outputs)]
         values = [
-            self._met[self._bridges[p]] if p in self._bridges else v
+            self._given[self._bridges[p]] if p in self._bridges else v
             for p, v in zip(places, keras.tree.flatten(outputs), strict=True)
         ]
         self._met.update(zip(places, values, strict=True))
@@ -123,9 +125,7 @@ class _Editor:
 
     def _replaced(self, layer: Layer, new: Any, args: Any, kwargs: Any, outputs: Any) -> Any:
         keras = backend.keras()
-        given = [
-            value for value in keras.tree.flatten((args, kwargs)) if isinstance(value, keras.KerasTensor)
-        ]
+        given = _tensors((args, kwargs))
         made = keras.tree.flatten(outputs)
         if len(given) != 1 or len(made) != 1:
             raise CutError(
@@ -175,6 +175,12 @@ def _short(error: Exception) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
 
 
+def _tensors(structure: Any) -> list[Any]:
+    """The symbolic tensors in the arguments of a call."""
+    keras = backend.keras()
+    return [v for v in keras.tree.flatten(structure) if isinstance(v, keras.KerasTensor)]
+
+
 def _path(name: str) -> str:
     """The path of the layer that a call belongs to."""
     return name.rpartition("@")[0] if "@" in name else name
@@ -197,8 +203,8 @@ class _Seen:
     places: tuple[Place, ...]
 
 
-def _bridges(model: Any, signature: Signature, dropped: Sequence[Layer]) -> dict[Place, Place | str]:
-    """For each tensor that dropped layers put out: the place, or the model's input, of what replaces it."""
+def _bridges(model: Any, signature: Signature, dropped: Sequence[Layer]) -> dict[Place, Argument]:
+    """For each tensor that dropped layers put out: the argument of one of them that goes on in its place."""
     keras = backend.keras()
     chosen = {layer.name for layer in dropped}
     around = opened([_path(name) for name in chosen])
@@ -215,8 +221,7 @@ def _bridges(model: Any, signature: Signature, dropped: Sequence[Layer]) -> dict
     def observe(call: LayerCall, proceed: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         if call.path in around:
             return call.operation.call(*args, **kwargs)
-        given = [v for v in keras.tree.flatten((args, kwargs)) if isinstance(v, keras.KerasTensor)]
-        reads = tuple(map(number, given))
+        reads = tuple(map(number, _tensors((args, kwargs))))
         outputs = proceed(*args, **kwargs)
         leaves = flatten_named(outputs)
         places = tuple((call.path, call.index, key) for key, _ in leaves)
@@ -228,23 +233,20 @@ def _bridges(model: Any, signature: Signature, dropped: Sequence[Layer]) -> dict
         with following(model, observe):
             outputs = signature.call_inside(model, list(fed.values()))
     ends = {number(tensor) for tensor in keras.tree.flatten(outputs)}
-    places: dict[int, Place | str] = {number(tensor): name for name, tensor in fed.items()}
-    places |= {value: p for entry in seen for value, p in zip(entry.call.writes, entry.places, strict=True)}
+    places = {value: p for entry in seen for value, p in zip(entry.call.writes, entry.places, strict=True)}
     calls = [entry.call for entry in seen]
     inside = [i for i, entry in enumerate(seen) if _is_chosen(entry, chosen)]
     missing = sorted(n for n in chosen if not any(within(calls[i].name, _path(n)) for i in inside))
     if missing:
         raise CutError(f"{', '.join(missing[:4])} is inside another layer and cannot be dropped from it")
-    found: dict[Place, Place | str] = {}
+    found: dict[Place, Argument] = {}
     for region in regions(calls, inside, ends):
         given, out = bridge(
             [calls[i].name for i in region.calls], region, lambda value: _described(tensors[value])
         )
-        target = places[out]
-        assert not isinstance(target, str)
-        if given not in places:
-            raise CutError(f"{target[0]} cannot be dropped: no layer puts out what goes into it")
-        found[target] = places[given]
+        reader = next(seen[i] for i in region.calls if given in calls[i].reads)
+        path, index, _ = reader.places[0]
+        found[places[out]] = path, index, reader.call.reads.index(given)
     return found
 
 

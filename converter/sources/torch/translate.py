@@ -19,6 +19,8 @@ __all__ = ["translate"]
 # The lowest opset that PyTorch's exporter writes; finishing converts to a lower one that was asked for.
 _LOWEST = 18
 _SCOPES = "pkg.torch.onnx.name_scopes"
+# What PyTorch's exporter calls the module of an operator that is in none.
+_NO_MODULE = "_empty_nn_module_stack_from_metadata_hook"
 
 
 def translate(traced: Trace, opset: int | None = None) -> LayeredModel:
@@ -122,7 +124,7 @@ def _specify(model: ir.Model, traced: Trace) -> None:
         # What the exporter notes besides (stack traces, class names) speaks of this machine.
         node.metadata_props.clear()
         node.doc_string = None
-        modules = [scope for scope in scopes[:-1] if scope]
+        modules = [scope for scope in scopes[:-1] if scope and scope != _NO_MODULE]
         if modules:
             node.metadata_props[LAYER] = modules[-1]
         for output in node.outputs:

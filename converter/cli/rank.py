@@ -1,0 +1,96 @@
+"""`converter rank`: how much each block changes, and what the model is without it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from converter.cli.app import app, fail
+from converter.cli.options import (
+    CustomOpsOption,
+    CustomOption,
+    DynamicOption,
+    ExampleOption,
+    NoCacheOption,
+    SeedOption,
+    SourceArgument,
+    TrustOption,
+    WeightsOption,
+)
+from converter.errors import ConverterError
+
+__all__ = ["rank"]
+
+
+@app.command()
+def rank(
+    source: SourceArgument,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs to measure on: .npz with an array an input [default: a few seeded random ones, "
+            "which say little].",
+            show_default=False,
+        ),
+    ] = None,
+    layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only these blocks: names, globs, ranges (repeatable) [default: the outermost that can be "
+            "dropped].",
+            show_default=False,
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Draw change and output error by depth: .svg, .png.", show_default=False),
+    ] = None,
+    weights: WeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
+    custom_ops: CustomOpsOption = None,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Say how much each block changes its input, and what dropping it does to the output.
+
+    For every block that takes and puts out tensors of one shape, measured in ONNX Runtime on samples: change
+    (1 - cosine between its input and output), the output's error without it, and how often
+    a classifier keeps its first choice. `converter convert --drop` leaves blocks out.
+    """
+    from converter.pipeline import whole
+    from converter.ranking import candidates
+    from converter.ranking import rank as measure
+    from converter.report import plot_rank, rank_as_json, rank_table
+    from converter.runtime import provider_for
+    from converter.samples import draw, read_samples, vocabularies
+    from converter.sources import Opening, resolve
+
+    libraries = tuple(custom_ops or ())
+    axes = tuple(dynamic or ())
+    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
+    try:
+        model = resolve(source, how)
+        layered = whole(model)
+        found = candidates(layered, layers or ())
+        if samples is None:
+            inputs = draw(layered.inputs, vocabularies(layered.graph), seed)[-1]
+        else:
+            inputs = read_samples(samples, layered.inputs)[-1]
+        ranking = measure(model, layered, inputs, found, provider=provider_for(device), custom_ops=libraries)
+        if plot is not None:
+            plot_rank(plot, model.info.locator, ranking)
+        if as_json:
+            print(json.dumps(rank_as_json(ranking), indent=2, ensure_ascii=False))
+        else:
+            rank_table(Console(), ranking)
+    except ConverterError as error:
+        fail(error)
