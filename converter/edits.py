@@ -25,6 +25,7 @@ class Edits:
         replaced: layers in whose places others are put, which take what these took.
         dropped: layers that are left out: what is put in goes on to whatever read what came out.
         frozen: names of the weights that are not to be trained.
+        trained: names of those that are, though they may be frozen now.
         channels_last: where the channels of what new layers take are; None for where the framework has them.
         seed: of the initial weights of new layers.
     """
@@ -34,6 +35,7 @@ class Edits:
     replaced: tuple[tuple[Layer, Head | Any], ...] = ()
     dropped: tuple[Layer, ...] = ()
     frozen: frozenset[str] = frozenset()
+    trained: frozenset[str] = frozenset()
     channels_last: bool | None = None
     seed: int = 0
 

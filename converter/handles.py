@@ -132,12 +132,12 @@ class Model:
             trust=self._trust,
             custom_ops=self._custom_ops,
         )
-        return Cut(self._source, request, self._edited)
+        return Cut(self._source, request, None if self._edited is None else self._edited.now())
 
     def edit(
         self,
         *,
-        to: str = "",
+        to: Names = (),
         head: Any = None,
         replace: Mapping[str, Any] | None = None,
         drop: Names = (),
@@ -162,7 +162,7 @@ class Model:
             TargetError: the framework cannot take the model apart.
         """
         changes = Changes(
-            to=(to,) if to else (),
+            to=_names(to),
             head=head,
             replace=dict(replace or {}),
             drop=_names(drop),

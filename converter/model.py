@@ -259,6 +259,8 @@ class Source(Protocol):
 
     info: SourceInfo
     packages: tuple[str, ...]
+    # Names of the weights of layers that `edited` put in.
+    added: frozenset[str]
     # Besides `info.weights`, the names of the weights and the versions of the packages: all that decides what
     # the source exports. None where that cannot be told, as for live models.
     origin: str | None

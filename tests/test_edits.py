@@ -634,3 +634,157 @@ def test_an_edited_module_is_a_module_like_any_other(tmp_path: Path) -> None:
     dropped = model.edit(drop="trunk.2").native()
     torch.save(dropped, tmp_path / "net.pth")
     agree(torch.load(tmp_path / "net.pth", weights_only=False)(x).detach(), dropped(x).detach())
+
+
+# ---------------------------------------------------------------- what users met
+
+
+def test_native_keras_pieces_have_layers_alone(structure: Callable[[str], Any], tmp_path: Path) -> None:
+    """Keras loads them from `.h5`, too, which knows no operations."""
+    import keras
+
+    model = converter.load(structure("residual"))
+    model.cut(to="join").save(tmp_path, targets=["keras"])
+    for made in (keras.models.load_model(tmp_path / "trunk.keras"), model.edit(train="stem").native()):
+        assert all(isinstance(layer, keras.layers.Layer) for layer in made._operations)
+        made.save(tmp_path / "again.h5")
+        x = noise(3, 16, 16, 3)
+        agree(keras.models.load_model(tmp_path / "again.h5")(x), made(x))
+
+
+def test_recurrent_keras_layers_are_frozen_and_compared(structure: Callable[[str], Any]) -> None:
+    source = structure("text_lstm")
+    names = [layer.name for layer in source.layers if type(layer).__name__ == "LSTM"]
+    assert names
+    model = converter.load(source)
+    last = model.layers[-1].name
+    made = model.edit(freeze="*", replace={last: "dense(4)"})
+    assert {v.path.split("/")[0] for v in made.native().trainable_variables} == {last}
+    facts = made.cut().validate()
+    assert facts.passed
+    kept = made._edited.facts["weights"]
+    assert kept["kept"] >= 3 * len(names)
+    assert any(name.startswith(names[0]) for name in kept["frozen"])
+    assert not model.edit(freeze=names[0]).native().get_layer(names[0]).trainable
+
+
+def test_frozen_weights_are_trained_again(structure: Callable[[str], Any]) -> None:
+    model = converter.load(structure("sequential")).edit(freeze="*")
+    assert not model.native().trainable_variables
+    made = model.edit(train="conv").native()
+    assert {v.path.split("/")[0] for v in made.trainable_variables} == {"conv"}
+    _, _, other = loaded()
+    frozen = other.edit(freeze="*")
+    net = frozen.edit(train="bn1").native().train()
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {"bn1.weight", "bn1.bias"}
+    assert net.bn1.training
+    assert not net.bn2.training
+
+
+def test_new_layers_are_not_frozen_with_the_rest() -> None:
+    _, _, model = loaded()
+    net = model.edit(replace={"fc": "dense(3)"}, freeze="*").native()
+    assert {n for n, p in net.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+
+
+def test_a_trained_model_is_no_longer_held_to_the_original(tmp_path: Path) -> None:
+    import torch
+
+    _, example, model = loaded()
+    edited = model.edit(to="bn2", head="gap,dense(3)")
+    before = edited.cut().save(tmp_path)
+    assert not before.source.trained
+    net = edited.native().train()
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1)
+    net(torch.from_numpy(noise(8, *example.shape[1:]))).square().sum().backward()
+    optimizer.step()
+    net.eval()
+    document = edited.cut().save(tmp_path, targets=["onnx", "state_dict"])
+    assert document.status == "passed"
+    assert document.source.trained
+    x = noise(3, *example.shape[1:])
+    agree(run(tmp_path / "model.onnx", x), net(torch.from_numpy(x)).detach())
+
+
+def test_an_ended_module_in_threads_and_alone() -> None:
+    import threading
+
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    relu = nn.Tanh()
+    net = nn.Sequential(nn.Linear(6, 6), relu, nn.Linear(6, 6), relu, nn.Linear(6, 2)).eval()
+    made = converter.load(net, example=torch.zeros(1, 6)).edit(to="1@1", head="dense(3)").native()
+    inputs = [torch.from_numpy(noise(4, 6)) * (i + 1) for i in range(8)]
+    expected = [made.head(net[:4](x)) for x in inputs]
+    wrong: list[int] = []
+
+    def work(number: int) -> None:
+        for _ in range(50):
+            if not torch.allclose(made(inputs[number]), expected[number]):
+                wrong.append(number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+    assert torch.equal(made[1](inputs[0]), torch.tanh(inputs[0]))
+    assert None not in list(made)
+
+
+def test_a_module_that_is_given_stays_the_users_own() -> None:
+    from torch import nn
+
+    _, _, model = loaded()
+    given = nn.Linear(8, 4).train()
+    net = model.edit(replace={"fc": given}, freeze="*").native()
+    assert net.fc is not given
+    assert given.training
+    assert given.weight.requires_grad
+
+
+def test_a_classifier_before_a_softmax_gets_other_classes(tmp_path: Path) -> None:
+    import torch
+    from torch import nn
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 4), nn.Tanh(), nn.Linear(4, 3), nn.Softmax(1)).eval()
+    made = converter.load(net, example=torch.zeros(1, 6)).edit(replace={"2": "dense(5)"})
+    assert made.cut().save(tmp_path).status == "passed"
+    assert run(tmp_path / "model.onnx", noise(2, 6)).shape == (2, 5)
+    w = weights()
+    text = NET.replace("[last] y = MatMul(s, w3)", "[last] z = MatMul(s, w3) y = Softmax <axis = 1> (z)")
+    model = converter.load(saved(text, tmp_path, weights=w)).edit(replace={"last": "dense(5)"})
+    assert model.cut().save(tmp_path / "onnx").status == "passed"
+    held = {
+        t.name: onnx.numpy_helper.to_array(t)
+        for t in onnx.load(tmp_path / "onnx/model.onnx").graph.initializer
+    }
+    x = noise(5, 6)
+    a = np.maximum(x, 0)
+    logits = (a + np.tanh(a @ w["w1"]) @ w["w2"]) @ held["last/dense.kernel"]
+    agree(run(tmp_path / "onnx/model.onnx", x), np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+
+
+def test_heads_one_after_the_other_are_told_apart(tmp_path: Path) -> None:
+    model = converter.load(saved(NET, tmp_path, weights=weights())).edit(to="join", head="dense(4)")
+    model.cut().save(tmp_path / "one")
+    again = converter.load(tmp_path / "one/model.onnx").edit(to="down", head="dense(3)")
+    document = again.cut().save(tmp_path / "two")
+    assert document.status == "passed"
+    assert document.edits["weights"]["new"] == ["head_2/dense.kernel", "head_2/dense.bias"]
+    _, _, net = loaded()
+    first = net.edit(to="bn2", head="gap,dense(5)")
+    second = first.edit(to="bn1", head="gap,dense(3)")
+    assert second.cut().validate().passed
+    assert set(second._edited.facts["weights"]["new"]) == {"head.dense.weight", "head.dense.bias"}
+
+
+def test_an_end_without_a_head_is_refused() -> None:
+    _, _, model = loaded()
+    with pytest.raises(UsageError, match="there is none"):
+        model.edit(to="bn1", freeze="stem")
+    assert model.edit(to=["bn1"], head="gap,dense(2)").native() is not None

@@ -45,6 +45,11 @@ class Changes:
     def __post_init__(self) -> None:
         if self.head is not None and len(self.to) != 1:
             raise UsageError("a head goes onto one layer: --head takes one --to")
+        if self.to and self.head is None:
+            raise UsageError(
+                f"{self.to[0]} is where a head would go, and there is none",
+                hint="cut(to=…) ends a model there",
+            )
         if self.channels not in _CHANNELS:
             raise UsageError(f"channels {self.channels!r}: expected auto, first or last")
         if self.channels != "auto" and self.head is None and not self.replace:
@@ -77,18 +82,17 @@ class Changes:
         """Where the channels are; None for where they usually are."""
         return _CHANNELS[self.channels]
 
-    def frozen(self, layers: Sequence[Layer], trainable: Mapping[str, str]) -> frozenset[str]:
-        """The names of the weights to freeze.
+    def frozen(
+        self, layers: Sequence[Layer], trainable: Mapping[str, str]
+    ) -> tuple[frozenset[str], frozenset[str]]:
+        """The names of the weights to freeze, and of those to train.
 
         Raises:
             CutError: a pattern that names nothing.
         """
-        if not self.freeze and not self.train:
-            return frozenset()
-        frozen = (
-            {n for p in self.freeze for n in _meant(p, layers, trainable)} if self.freeze else set(trainable)
-        )
-        return frozenset(frozen - {n for p in self.train for n in _meant(p, layers, trainable)})
+        train = frozenset(n for p in self.train for n in _meant(p, layers, trainable))
+        frozen = frozenset(n for p in self.freeze for n in _meant(p, layers, trainable))
+        return (frozen if self.freeze or not self.train else frozenset(trainable)) - train, train
 
     def described(self) -> dict[str, Any]:
         """The changes as JSON-ready values."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.editing.changes import Changes
 from converter.editing.heads import OnnxHead, open_new
-from converter.editing.weights import kept_weights
+from converter.editing.weights import digest_of, kept_weights
 from converter.edits import Edits, within
 from converter.errors import UsageError
 from converter.heads import Head
@@ -27,12 +27,21 @@ class Edited:
         original: the model as it was.
         seams: tensors that come before all changes, in the original and in the changed model.
         facts: what was changed, and which weights are the original's, as JSON-ready values.
+        digest: of the changed model's weights as they were then.
     """
 
     source: Source
     original: Source
     seams: tuple[tuple[Boundary, Boundary], ...]
     facts: Mapping[str, Any]
+    digest: str = ""
+
+    def now(self) -> Edited:
+        """The same, unless its weights were trained since: then the original has no part in it to compare."""
+        if not self.digest or digest_of(_weights(self.source)) == self.digest:
+            return self
+        self.source.info = dataclasses.replace(self.source.info, weights="live", trained=True)
+        return dataclasses.replace(self, seams=(), digest="")
 
 
 def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) -> Edited:
@@ -65,12 +74,16 @@ def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) ->
         for name, new in changes.replace.items()
         for layer in _one(select_layers([name], layers), name)
     )
+    frozen, trained = frozenset[str](), frozenset[str]()
+    if changes.freeze or changes.train:
+        frozen, trained = changes.frozen(layers, source.trainable())
     edits = Edits(
         end=end,
         head=None if changes.head is None else open_new(changes.head, source.info.kind, trust),
         replaced=replaced,
         dropped=select_layers(changes.drop, layers) if changes.drop else (),
-        frozen=changes.frozen(layers, source.trainable()) if changes.freeze or changes.train else frozenset(),
+        frozen=frozenset(n for n in frozen if not any(within(n, layer.base) for layer, _ in replaced)),
+        trained=trained,
         channels_last=changes.channels_last,
         seed=seed,
     )
@@ -83,10 +96,10 @@ def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) ->
     made = source.edited(edits, info)
     made.expect(())
     before, after = (_weights(model) for model in (source, made))
-    taken = [name for name in after if any(within(name, layer.base) for layer, _ in replaced)]
-    weights = kept_weights(before, after, new=taken, frozen=edits.frozen)
+    weights = kept_weights(before, after, new=made.added, frozen=edits.frozen)
     facts = changes.described() | {"weights": weights}
-    return Edited(made, source, _seams(layers, made.layers, edits), facts)
+    seams = _seams(layers, made.layers, edits)
+    return Edited(made, source, seams, facts, digest_of(after))
 
 
 def _weights(source: Source) -> dict[str, Any]:

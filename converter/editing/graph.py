@@ -136,7 +136,8 @@ def _headed(base: Source, edits: Edits, info: SourceInfo) -> OnnxSource:
             spec.shape, channels_last=edits.channels_last, usual=channels_last_of(base), seed=edits.seed
         )
     at = values_of(model)[spec.name]
-    ends = graft(model, dict.fromkeys(_inputs(new), at), _scion(new, spec, model), "head/")
+    prefix = _free_prefix(base, model)
+    ends = graft(model, dict.fromkeys(_inputs(new), at), _scion(new, spec, model), prefix)
     model.graph.outputs[:] = ends
     model.graph.sort()
     names = [value.name or "" for value in ends]
@@ -150,9 +151,19 @@ def _headed(base: Source, edits: Edits, info: SourceInfo) -> OnnxSource:
             )
         given = base.run(feeds, [end, *(_boundary(base, name) for name in there)])
         made = _run(new, given[end.value])
-        return {n: made[n.removeprefix("head/")] if n in names else given[n] for n in wanted}
+        return {n: made[n.removeprefix(prefix)] if n in names else given[n] for n in wanted}
 
     return _Changed(model, info, judge)
+
+
+def _free_prefix(source: Source, model: ir.Model) -> str:
+    """What the names of a head begin with, and no other name of the model."""
+    taken = {*values_of(model), *(source.file.edges.ids if isinstance(source, OnnxSource) else ())}
+    number, prefix = 1, "head/"
+    while any(name.startswith(prefix) for name in taken):
+        number += 1
+        prefix = f"head_{number}/"
+    return prefix
 
 
 def _inputs(new: Head | OnnxHead) -> list[str]:
@@ -236,33 +247,48 @@ def _described(source: OnnxSource) -> Callable[[int], tuple[str, Any]]:
 
 
 def _replaced(source: OnnxSource, layer: Layer, new: Any, edits: Edits, info: SourceInfo) -> OnnxSource:
-    (region,) = _regions(source, set(source.members(layer)))[:1]
-    if len(region.reads) != 1 or len(region.writes) != 1:
+    found = _regions(source, set(source.members(layer)))
+    reads, writes = ([v for region in found for v in getattr(region, side)] for side in ("reads", "writes"))
+    if len(reads) != 1 or len(writes) != 1:
         raise CutError(
-            f"{layer.name} takes {len(region.reads)} tensors and puts out {len(region.writes)}: "
+            f"{layer.name} takes {len(reads)} tensors and puts out {len(writes)}: "
             "only a layer that takes one tensor and puts out one can be replaced"
         )
     names = source.file.edges.names
-    given, out = names[region.reads[0]], names[region.writes[0]]
+    given, out = names[reads[0]], names[writes[0]]
     spec, old = (_boundary(source, name).spec for name in (given, out))
+    reshaped = ""
     if isinstance(new, Head):
         new = new.onto(
             spec.shape, channels_last=edits.channels_last, usual=channels_last_of(source), seed=edits.seed
         )
         shape = new.shapes(spec.shape)[-1]
-        ends = {boundary.value for boundary in source.outputs}
-        if out not in ends and shape[1:] != old.shape[1:]:
-            raise CutError(
-                f"{layer.name} puts out {old}, and what is to replace it [{', '.join(map(str, shape))}]",
-                hint="an inner layer's replacement has the same shape",
-            )
-    return _rewired(source, given, out, new, info, prefix=f"{layer.name}/")
+        if shape[1:] != old.shape[1:]:
+            shown = ", ".join(map(str, shape))
+            reshaped = f"{layer.name} puts out {old}, and what is to replace it [{shown}]"
+    return _rewired(source, given, out, new, info, f"{layer.name}/", reshaped)
 
 
 def _rewired(
-    source: OnnxSource, given: str, out: str, new: Head | OnnxHead | None, info: SourceInfo, prefix: str = ""
+    source: OnnxSource,
+    given: str,
+    out: str,
+    new: Head | OnnxHead | None,
+    info: SourceInfo,
+    prefix: str = "",
+    reshaped: str = "",
 ) -> OnnxSource:
-    """A model in which what one tensor was comes from another, through new layers or as it is."""
+    """A model in which what one tensor was comes from another, through new layers or as it is.
+
+    Args:
+        source: the model.
+        given: the tensor that goes in.
+        out: the tensor that is something else from now on.
+        new: the new layers; None where `given` goes on as it is.
+        info: of the changed model.
+        prefix: what names in the new layers begin with.
+        reshaped: says that `out` has another shape than before, which what comes after may not take.
+    """
     layered, model = _whole(source)
     values = values_of(model)
     value = values[given]
@@ -280,7 +306,20 @@ def _rewired(
         changed = before if new is None else next(iter(_run(new, before).values()))
         return rest.run(feeds, changed, wanted)
 
-    return _Changed(model, info, judge)
+    if not reshaped:
+        return _Changed(model, info, judge)
+    for end in model.graph.outputs:
+        if end is not value:
+            end.shape = None
+    try:
+        made = _Changed(model, info, judge)
+        Session(made.file.path, optimize=False)
+    except (SourceError, ValidationError) as error:
+        raise CutError(
+            f"{reshaped}; what comes after does not take that: {' '.join(error.message.split())[:300]}",
+            hint="an inner layer's replacement has the same shape",
+        ) from error
+    return made
 
 
 @dataclasses.dataclass

@@ -11,7 +11,7 @@ from converter.errors import ValidationError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["kept_weights"]
+__all__ = ["digest_of", "kept_weights"]
 
 
 def kept_weights(
@@ -51,6 +51,11 @@ def kept_weights(
         "removed": len(before) - len(kept),
         "frozen": sorted(set(frozen) & set(after)),
     }
+
+
+def digest_of(weights: Mapping[str, ir.TensorProtocol]) -> str:
+    """One digest of all weights."""
+    return hashlib.sha256("".join(_digest(weights[name]) for name in sorted(weights)).encode()).hexdigest()
 
 
 def _digest(tensor: Any) -> str:

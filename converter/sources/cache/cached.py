@@ -75,6 +75,7 @@ class CachedSource:
         self.packages: tuple[str, ...] = source.packages
         self.beside = source.beside
         self.origin = source.origin
+        self.added = source.added
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

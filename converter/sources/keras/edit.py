@@ -16,15 +16,15 @@ from converter.heads import Head
 from converter.model import Layer, Place
 from converter.sources.keras import backend
 from converter.sources.keras.heads import layers_of, put_weights
-from converter.sources.keras.native import apart_from, input_like, nodes_restored, opened
+from converter.sources.keras.native import apart_from, copied, input_like, nodes_restored, opened
 from converter.sources.keras.recorder import LayerCall, following
 from converter.sources.keras.signature import Signature, flatten_named
 
 __all__ = ["edited", "named_layers"]
 
 
-def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, str]) -> Any:
-    """A changed copy of a model, a functional `keras.Model` that shares nothing with it.
+def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, str]) -> tuple[Any, list[Any]]:
+    """A changed copy of a model, a functional `keras.Model` that shares nothing with it; its new variables.
 
     Args:
         model: the model; it is left as it was.
@@ -40,6 +40,7 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
     """
     keras = backend.keras()
     bridges = _bridges(model, signature, edits.dropped) if edits.dropped else {}
+    followed = False
     editor = _Editor(edits, bridges, taken={layer.name for layer in model._flatten_layers()})
     with nodes_restored(model):
         try:
@@ -48,6 +49,7 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
                 outputs = signature.call_inside(model, [fed[spec.name] for spec in signature.inputs])
             if edits.end is not None:
                 outputs = editor.ended()
+            followed = True
             begun = list(fed.values())
             outputs = keras.tree.map_structure(lambda tensor: apart_from(begun, tensor), outputs)
             inputs = keras.tree.map_structure(lambda i: begun[i], signature.structure)
@@ -56,13 +58,15 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
                 used = [tensor for tensor in begun if id(tensor) in reached]
                 inputs = used[0] if len(used) == 1 else used
             single = keras.Model(inputs, outputs, name=model.name)
-            copy = keras.models.clone_model(single)
-            copy.set_weights(single.get_weights())
-            _freeze(single, copy, edits.frozen, names)
+            copy = copied(single)
+            added = [
+                v for v, old in zip(copy.variables, single.variables, strict=True) if id(old) not in names
+            ]
+            _freeze(single, copy, edits, names)
         except (TargetError, CutError, UsageError):
             raise
         except Exception as error:
-            if editor.reshaped:
+            if editor.reshaped and not followed:
                 raise CutError(
                     f"{editor.reshaped}, and what comes after does not take that: {_short(error)}",
                     hint="an inner layer's replacement has the same shape",
@@ -71,7 +75,7 @@ def edited(model: Any, signature: Signature, edits: Edits, names: Mapping[int, s
                 f"Keras cannot take {model.name!r} apart into a model of its own layers: {_short(error)}",
                 hint="models whose call is more than layers and keras.ops cannot be changed; cut they can be",
             ) from error
-    return copy
+    return copy, added
 
 
 # A tensor that a call takes: (path of the layer, number of the call, its place among the tensors taken).
@@ -277,14 +281,17 @@ def _reached(outputs: Any) -> set[int]:
     return seen
 
 
-def _freeze(single: Any, copy: Any, frozen: frozenset[str], names: Mapping[int, str]) -> None:
+def _freeze(single: Any, copy: Any, edits: Edits, names: Mapping[int, str]) -> None:
     """Make the layers whose weights are frozen untrainable, in a copy of the model that holds the weights.
 
     Keras freezes layers, not weights; its BatchNormalization then keeps to its statistics in training, too.
     """
-    twins = dict(named_layers(copy))
-    for path, layer in named_layers(single):
+    frozen, twins = edits.frozen, dict(named_layers(copy))
+    layers = named_layers(single)
+    everything = {names[id(v)] for _, la in layers for v in la._trainable_variables if id(v) in names}
+    for path, layer in layers:  # those around others first: they pass it on to what is inside
         own = [names[id(v)] for v in layer._trainable_variables if id(v) in names]
+        inside = [names[id(v)] for v in _variables_inside(layer) if id(v) in names]
         held = [name for name in own if name in frozen]
         if held and len(held) < len(own):
             loose = [name for name in own if name not in frozen]
@@ -292,9 +299,21 @@ def _freeze(single: Any, copy: Any, frozen: frozenset[str], names: Mapping[int, 
                 f"{', '.join(held[:3])} would be frozen and {', '.join(loose[:3])} not: "
                 "Keras freezes layers as a whole"
             )
-        statistics = [names[id(v)] for v in layer._non_trainable_variables if id(v) in names]
-        if held or (not own and statistics and frozen.issuperset(statistics)):
+        # Statistics alone go with all the rest: no weight of such a layer is named.
+        statistics = not inside and any(id(v) in names for v in layer._non_trainable_variables)
+        if (inside and frozen.issuperset(inside)) or (statistics and everything and frozen >= everything):
             twins[path].trainable = False
+        elif not edits.trained.isdisjoint(inside) and not twins[path].trainable:
+            before = [(inner, inner.trainable) for _, inner in named_layers(twins[path])]
+            twins[path].trainable = True
+            for inner, was in before:
+                inner.trainable = was
+
+
+def _variables_inside(layer: Any) -> list[Any]:
+    """The weights of a layer and of those in it that can be trained, whether or not they are now."""
+    inner = [variable for _, la in named_layers(layer) for variable in la._trainable_variables]
+    return [*layer._trainable_variables, *inner]
 
 
 def named_layers(model: Any, path: str = "") -> list[tuple[str, Any]]:

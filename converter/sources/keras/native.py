@@ -19,7 +19,7 @@ from converter.sources.keras import backend
 from converter.sources.keras.recorder import LayerCall, following, operations
 from converter.sources.keras.signature import Signature, flatten_named
 
-__all__ = ["apart_from", "input_like", "nodes_restored", "opened", "part"]
+__all__ = ["apart_from", "copied", "input_like", "nodes_restored", "opened", "part"]
 
 
 def part(
@@ -56,8 +56,7 @@ def part(
                 tensors[0] if len(tensors) == 1 else tensors,
                 name=model.name,
             )
-            copy = keras.models.clone_model(single)
-            copy.set_weights(single.get_weights())
+            copy = copied(single)
         except TargetError:
             raise
         except Exception as error:
@@ -112,6 +111,23 @@ class _Follower:
 def opened(paths: Iterable[str]) -> set[str]:
     """The layers around those at these paths, which have to be called through."""
     return {path[:i] for path in paths for i, letter in enumerate(path) if letter == "/"}
+
+
+def copied(model: Any) -> Any:
+    """A copy with weights of its own, without the conversions that a Functional's `call` puts before inputs.
+
+    They are operations, not layers: Keras does not load them from `.h5`, and they shift the numbers under
+    which `tf.train.Checkpoint` keeps a model's layers.
+    """
+
+    def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
+        if type(operation).__name__ == "ConvertToTensor" and operation.dtype in (None, args[0].dtype):
+            return args[0]
+        return operation(*args, **kwargs)
+
+    copy = backend.keras().models.clone_model(model, call_function=call)
+    copy.set_weights(model.get_weights())
+    return copy
 
 
 def apart_from(inputs: Sequence[Any], tensor: Any) -> Any:

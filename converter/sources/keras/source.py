@@ -23,7 +23,7 @@ from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import part
 from converter.sources.keras.recorder import LayerCall, Reached, calls_until, recording
 from converter.sources.keras.signature import Signature, flatten_named, signature
-from converter.sources.keras.trace import Trace, trace, weights_by_name
+from converter.sources.keras.trace import Trace, names_of_variables, trace
 from converter.sources.keras.translate import lazy_weight, translate
 
 __all__ = ["KerasSource", "open_application", "open_keras_file", "open_live"]
@@ -46,6 +46,7 @@ class KerasSource:
         self.origin = origin
         self.model = model
         self._range = value_range
+        self.added: frozenset[str] = frozenset()
         self._until: frozenset[str] = frozenset()
         self._traced: Trace | None = None
 
@@ -85,11 +86,11 @@ class KerasSource:
         return translate(self._trace, [boundary.value for boundary in sinks], opset)
 
     def weights(self) -> dict[str, ir.TensorProtocol]:
-        named = weights_by_name(self.model, self._signature)
-        return {name: lazy_weight(name, variable) for name, variable in named.items()}
+        names = names_of_variables(self.model, self._signature)
+        return {names[id(v)]: lazy_weight(names[id(v)], v) for v in self.model.variables if id(v) in names}
 
     def trainable(self) -> dict[str, str]:
-        names = {id(v): name for name, v in weights_by_name(self.model, self._signature).items()}
+        names = names_of_variables(self.model, self._signature)
         return {
             names[id(variable)]: path
             for path, layer in named_layers(self.model)
@@ -133,8 +134,12 @@ class KerasSource:
         return found
 
     def edited(self, edits: Edits, info: SourceInfo) -> KerasSource:
-        names = {id(v): name for name, v in weights_by_name(self.model, self._signature).items()}
-        return KerasSource(edited(self.model, self._signature, edits, names), info, self._range)
+        names = names_of_variables(self.model, self._signature)
+        model, added = edited(self.model, self._signature, edits, names)
+        made = KerasSource(model, info, self._range)
+        own = names_of_variables(model, made._signature)
+        made.added = frozenset(own[id(variable)] for variable in added if id(variable) in own)
+        return made
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         return part(

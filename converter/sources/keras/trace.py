@@ -142,10 +142,15 @@ def trace(model: Any, signature: Signature, until: frozenset[str] = frozenset())
 
 def weights_by_name(model: Any, signature: Signature) -> dict[str, Any]:
     """The variables that graphs of the model read as weights, by their names there."""
-    constant = _variables_to_embed(model)
-    variables = [v for v in _variables([model]) if id(v) not in constant]
+    constant, names = _variables_to_embed(model), names_of_variables(model, signature)
+    return {names[id(v)]: v for v in _variables([model]) if id(v) not in constant}
+
+
+def names_of_variables(model: Any, signature: Signature) -> dict[int, str]:
+    """id of a variable → its name; of those, too, that graphs hold as constants."""
+    variables = _variables([model])
     names = _unique_names([v.path for v in variables], {s.name for s in signature.inputs})
-    return dict(zip(names, variables, strict=True))
+    return {id(v): name for name, v in zip(names, variables, strict=True)}
 
 
 def _placeholder(dtype: Any, shape: Any) -> Any:

@@ -36,6 +36,7 @@ class OnnxSource:
     """An ONNX file, seen through the verbs that every source has; ONNX Runtime is its framework."""
 
     packages: tuple[str, ...] = ()
+    added: frozenset[str] = frozenset()
     origin: str | None = None  # opening is quicker than any cache
 
     def __init__(self, file: OnnxFile, custom_ops: Sequence[Path] = ()) -> None:

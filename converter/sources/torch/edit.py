@@ -7,6 +7,7 @@ is the original with its `forward` left at the cut: control flow, aliasing and m
 from __future__ import annotations
 
 import functools
+import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
@@ -24,8 +25,8 @@ from converter.sources.torch.structure import copied, flatten_named, map_named
 __all__ = ["edited"]
 
 
-def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> Any:
-    """A changed copy of a model, in evaluation mode.
+def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> tuple[Any, list[str]]:
+    """A changed copy of a model, in evaluation mode; and the paths of the modules that were put in.
 
     Args:
         model: the model; it is left as it was.
@@ -38,8 +39,9 @@ def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]
         UsageError: a head that does not take what it would be given.
     """
     copy = copied(model)
+    added = [layer.base for layer, _ in edits.replaced]
     if edits.end is not None:
-        _end(copy, signature, edits, used)
+        added.append(_end(copy, signature, edits, used))
     for layer, new in edits.replaced:
         _replace(copy, record(copy, signature), layer, new, edits)
     if edits.dropped:
@@ -50,10 +52,11 @@ def edited(model: Any, signature: Signature, edits: Edits, used: Collection[str]
             what = ", ".join(layer.name for layer in (*edits.dropped, *(la for la, _ in edits.replaced)))
             raise CutError(
                 f"without {what} as it was the model does not run: "
-                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+                f"{type(error).__name__}: {' '.join(str(error).split())[:300]}",
+                hint="an inner layer's replacement has the same shape" if edits.replaced else None,
             )
-    _freeze(copy, edits.frozen)
-    return copy.eval()
+    _freeze(copy, edits.frozen, edits.trained)
+    return copy.eval(), added
 
 
 # ---------------------------------------------------------------- a new end
@@ -73,10 +76,20 @@ class _Mark:
     def __init__(self, index: int, key: str) -> None:
         self.index = index
         self.key = key
-        self.left = index
 
 
-def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> None:
+class _Passing(threading.local):
+    """The models that are running in this thread: mark → calls to let pass before the last."""
+
+    def __init__(self) -> None:
+        self.left: dict[int, int] = {}
+
+
+_PASSING = _Passing()
+
+
+def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) -> str:
+    """End a model at a layer, in place; the name of its new head."""
     assert edits.end is not None
     assert edits.end.place is not None
     path, index, key = edits.end.place
@@ -90,7 +103,9 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
     }
     _remove_unreached(model, reached | {path}, used)
     new = edits.head
-    if isinstance(new, Head):
+    if not isinstance(new, Head):
+        new = copied(new)
+    else:
         shape = edits.end.spec.shape
         new = module_of(
             new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed), shape
@@ -100,6 +115,7 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
     model._modules.pop(name, None)
     setattr(model, name, new)
     setattr(model, f"_end_{level}", (mark, name))
+    return name
 
 
 def _blank(maker: Any, *args: Any) -> Any:
@@ -119,9 +135,11 @@ def _ending(cls: Any) -> Any:
     class Ending(cls):  # type: ignore[misc]
         def __call__(self, *args: Any, **kwargs: Any) -> Any:
             output = super().__call__(*args, **kwargs)
-            if self._ends.left == 0:
+            left = _PASSING.left.get(id(self._ends))
+            if left == 0:
                 raise _Left(self._ends, output)
-            self._ends.left -= 1
+            if left is not None:  # else the layer is called by itself
+                _PASSING.left[id(self._ends)] = left - 1
             return output
 
         def __reduce__(self) -> Any:
@@ -140,7 +158,7 @@ def _ended(cls: Any, level: int) -> Any:
         @functools.wraps(cls.forward)
         def forward(self, *args: Any, **kwargs: Any) -> Any:
             mark, head = getattr(self, where)
-            mark.left = mark.index
+            _PASSING.left[id(mark)] = mark.index
             with module_stack_kept():
                 try:
                     super().forward(*args, **kwargs)
@@ -150,6 +168,8 @@ def _ended(cls: Any, level: int) -> Any:
                     tensor = dict(flatten_named(left.output))[mark.key]
                 else:
                     raise RuntimeError("the layer at which this model ends was not called")
+                finally:
+                    _PASSING.left.pop(id(mark), None)
             return tensor if head is None else getattr(self, head)(tensor)
 
         def __reduce__(self) -> Any:
@@ -168,6 +188,9 @@ def _remove_unreached(model: Any, reached: Collection[str], used: Collection[str
             module._modules[name] = None  # `if self.aux is not None` is what authors ask
         else:
             _remove_unreached(model, reached, used, path)
+    if isinstance(module, backend.torch().nn.Sequential):  # a list, whose end is nothing that authors ask for
+        while module._modules and next(reversed(module._modules.values())) is None:
+            module._modules.popitem()
 
 
 # ---------------------------------------------------------------- replacing and dropping
@@ -187,27 +210,14 @@ def _replace(model: Any, run: Run, layer: Layer, new: Any, edits: Edits) -> None
         raise CutError(
             f"{layer.base} is one module that is called {len(calls)} times: name it without a number"
         )
-    if isinstance(new, Head):
+    if not isinstance(new, Head):
+        new = copied(new)
+    else:
         shape: tuple[int | str, ...] = ("batch", *run.shapes[given[0][1]][0][1:])
         head = new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed)
-        _agrees(run, layer, calls[0], head.shapes(shape)[-1])
         new = module_of(head, shape)
         new = new[0] if len(new) == 1 else new
     _put(model, layer.base, new)
-
-
-def _agrees(run: Run, layer: Layer, call: ModuleRun, shape: Sequence[int | str]) -> None:
-    """Refuse another shape where a layer reads it; whether anything else does, running the model shows."""
-    value = call.writes[0][1]
-    before = run.shapes[value][0]
-    readers = [c.path for c in run.calls if value in c.call.reads and not within(c.path, layer.base)]
-    readers = [path for path in readers if not within(layer.base, path)]
-    if readers and tuple(shape[1:]) != before[1:]:
-        raise CutError(
-            f"{layer.name} puts out {_shown(before)}, which {readers[0]} takes, "
-            f"and what is to replace it puts out {_shown(shape)}",
-            hint="an inner layer's replacement has the same shape",
-        )
 
 
 def _shown(shape: Sequence[int | str]) -> str:
@@ -282,17 +292,22 @@ def _put(model: Any, path: str, new: Any) -> None:
 # ---------------------------------------------------------------- freezing
 
 
-def _freeze(model: Any, frozen: frozenset[str]) -> None:
-    """Take weights out of training; batch normalisation with frozen weights keeps to its statistics."""
-    if not frozen:
+def _freeze(model: Any, frozen: frozenset[str], trained: frozenset[str]) -> None:
+    """Take weights out of training or into it; batch normalisation that is frozen keeps to its statistics."""
+    if not frozen and not trained:
         return
     for name, weight in model.named_parameters(remove_duplicate=False):
-        if name in frozen:
-            weight.requires_grad_(False)
+        if name in frozen or name in trained:
+            weight.requires_grad_(name in trained)
     norms = backend.torch().nn.modules.batchnorm._BatchNorm
     for path, module in model.named_modules():
-        if isinstance(module, norms) and _all_frozen(model, path):
+        if not isinstance(module, norms):
+            continue
+        held, still = _all_frozen(model, path), hasattr(type(module), "keeps_statistics")
+        if held and not still:
             module.__class__ = _kept_in_inference(_class_of(module))
+        elif still and not held:
+            module.__class__ = type(module).__mro__[1]
 
 
 def _all_frozen(model: Any, path: str) -> bool:
@@ -307,6 +322,8 @@ def _all_frozen(model: Any, path: str) -> bool:
 @functools.cache
 def _kept_in_inference(cls: Any) -> Any:
     class Frozen(cls):  # type: ignore[misc]
+        keeps_statistics = True
+
         def train(self, mode: bool = True) -> Any:  # noqa: ARG002  # the method of every module
             return super().train(False)
 

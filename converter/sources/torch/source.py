@@ -10,7 +10,7 @@ from typing import Any
 import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 
-from converter.edits import Edits
+from converter.edits import Edits, within
 from converter.errors import SourceError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
@@ -36,6 +36,7 @@ class TorchSource:
         self.origin = None if origin is None else f"{origin} {signature} {model}"
         self.model = model
         self._signature = signature.apart_from(name for name in self.weights() if "." not in name)
+        self.added: frozenset[str] = frozenset()
         self._until: frozenset[tuple[str, int]] = frozenset()
         self._traced: Trace | None = None
         self._times: Counter[str] | None = None
@@ -154,7 +155,10 @@ class TorchSource:
         if edits.end is not None:
             self._reach((edits.end,))
             used = used_weights(self.model, translate(self._trace), (), [edits.end.value])
-        return TorchSource(edited(self.model, self._signature, edits, used), info, self._signature)
+        model, paths = edited(self.model, self._signature, edits, used)
+        made = TorchSource(model, info, self._signature)
+        made.added = frozenset(name for name in made.weights() if any(within(name, path) for path in paths))
+        return made
 
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         self._reach((*starts, *ends))
