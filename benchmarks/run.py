@@ -11,7 +11,14 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SCRIPTS = ("keras_export.py", "torch_export.py", "onnx_cut.py", "onnx_cut.py --scaling", "fit.py", "startup.py")
+SCRIPTS = (
+    "keras_export.py",
+    "torch_export.py",
+    "onnx_cut.py",
+    "onnx_cut.py --scaling",
+    "fit.py",
+    "startup.py",
+)
 
 
 def main() -> None:
