@@ -326,6 +326,28 @@ def test_pytorch_modules_replaced_and_dropped(tmp_path: Path) -> None:
             model.edit(**changes)
 
 
+def test_transformer_blocks_are_dropped_by_name_and_by_range() -> None:
+    import torch
+
+    from converter.sources.torch import backend
+
+    vision = backend.torchvision()
+    torch.manual_seed(0)
+    net = vision.models.VisionTransformer(
+        image_size=16, patch_size=8, num_layers=4, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=5
+    ).eval()
+    torch.nn.init.normal_(net.heads.head.weight)
+    model = converter.load(net, example=torch.zeros(1, 3, 16, 16))
+    edited = model.edit(drop="encoder.layers.encoder_layer_1..2", replace={"heads.head": "dense(7)"})
+    assert edited.cut().validate().passed
+    layers = [net.encoder.layers[0], net.encoder.layers[3]]
+    x = torch.from_numpy(noise(2, 3, 16, 16))
+    with torch.no_grad():
+        tokens = torch.cat([net.class_token.expand(2, -1, -1), net._process_input(x)], 1)
+        tokens = net.encoder.ln(torch.nn.Sequential(*layers)(tokens + net.encoder.pos_embedding))
+        agree(edited.native()(x), edited.native().heads.head(tokens[:, 0]))
+
+
 def test_chains_of_pytorch_modules_are_dropped_together() -> None:
     import torch
     from torch import nn
@@ -546,6 +568,8 @@ def test_heads_of_the_framework_and_from_files(structure: Callable[[str], Any], 
     x = noise(2, 16, 16, 3)
     pooled = keras.Model(structure("sequential").inputs, structure("sequential").get_layer("pool").output)(x)
     agree(run(tmp_path / "model.onnx", x), head(pooled))
+    with pytest.raises(UsageError, match="int is no layers"):
+        model.edit(to="pool", head=3)
     with pytest.raises(TargetError, match="is of torch, and the model is one of keras"):
         model.edit(to="pool", head=torch.nn.Linear(3, 2))
     (tmp_path / "heads.py").write_text(

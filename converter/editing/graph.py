@@ -189,7 +189,10 @@ def _scion(new: Head | OnnxHead, given: TensorSpec, model: ir.Model) -> onnx.Mod
     try:
         return onnx.version_converter.convert_version(new.model, opset)
     except Exception as error:
-        raise TargetError(f"{new.name} cannot be expressed in opset {opset}, the model's: {error}") from error
+        raise TargetError(
+            f"{new.name} is in opset {found}, and cannot be expressed in opset {opset}, which the model is in",
+            hint=f"convert the model first: converter convert MODEL --opset {found}",
+        ) from error
 
 
 def _fits(name: str, value: onnx.ValueInfoProto, given: TensorSpec) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import onnx
 
-from converter.errors import SourceError, TargetError, UsageError
+from converter.errors import SourceError, TargetError, UsageError, ValidationError
 from converter.heads import Head
 from converter.model import Array, Source
 from converter.runtime import Session
@@ -73,7 +73,11 @@ def _of_framework(new: Any, kind: str, name: str) -> Any:
     packages = {base.__module__.partition(".")[0] for base in type(new).__mro__}
     if kind in packages and callable(new):
         return new
-    found = next((p for p in ("keras", "torch") if p in packages), type(new).__name__)
+    found = next((p for p in ("keras", "torch") if p in packages), None)
+    if found is None or found == kind:
+        raise UsageError(
+            f"{name} is no layers: expected words such as dense(5), a file, or a layer or module"
+        )
     raise TargetError(
         f"{name} is of {found}, and the model is one of {kind}",
         hint="a head in ONNX (--head head.onnx) goes onto any model",
@@ -91,5 +95,8 @@ def _onnx_head(path: Path) -> OnnxHead:
     inputs = [value.name for value in model.graph.input if value.name not in held]
     if len(inputs) != 1:
         raise UsageError(f"{path} takes {len(inputs)} inputs: a head takes one")
-    session = Session(path, optimize=False)
+    try:
+        session = Session(path, optimize=False)
+    except ValidationError as error:
+        raise SourceError(error.message, hint=error.hint) from error
     return OnnxHead(path.name, model, lambda value: session.run({inputs[0]: value}))
