@@ -190,7 +190,7 @@ def _scion(new: Head | OnnxHead, given: TensorSpec, model: ir.Model) -> onnx.Mod
         return onnx.version_converter.convert_version(new.model, opset)
     except Exception as error:
         raise TargetError(
-            f"{new.name} is in opset {found}, and cannot be expressed in opset {opset}, which the model is in",
+            f"{new.name} is in opset {found}, and cannot be expressed in {opset}, which the model is in",
             hint=f"convert the model first: converter convert MODEL --opset {found}",
         ) from error
 
