@@ -426,6 +426,13 @@ def test_the_first_parameters_frozen_and_some_trained_all_the_same() -> None:
     names = [name for name, _ in model.native().named_parameters()]
     net = model.edit(freeze="first:5", train=names[1]).native()
     assert [n for n, p in net.named_parameters() if not p.requires_grad] == [names[0], *names[2:5]]
+    ranged = model.edit(freeze="conv1..2").native()
+    assert {n for n, p in ranged.named_parameters() if not p.requires_grad} == {
+        "conv1.weight",
+        "conv1.bias",
+        "conv2.weight",
+        "conv2.bias",
+    }
     only = model.edit(train=names[-1]).native()
     assert [n for n, p in only.named_parameters() if p.requires_grad] == [names[-1]]
 

@@ -69,7 +69,7 @@ def convert(
     freeze: Annotated[
         list[str] | None,
         typer.Option(
-            help="Take layers or weights out of training in native artifacts: names, globs, first:N "
+            help="Take layers or weights out of training in native artifacts: names, globs, ranges, first:N "
             "(repeatable).",
             show_default=False,
         ),

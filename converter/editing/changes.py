@@ -11,6 +11,7 @@ from typing import Any
 from converter.errors import CutError, UsageError
 from converter.heads import Head
 from converter.model import Layer, is_glob, matches
+from converter.surgery import expanded
 
 __all__ = ["Changes"]
 
@@ -27,7 +28,7 @@ class Changes:
         head: a head's text, a `Head`, a file (`.onnx`, `.keras`, `file.py:factory`), or a layer or module.
         replace: layer → what takes its place, in the same words.
         drop: layers to leave out: names, globs, ranges.
-        freeze: weights to take out of training: names or globs of layers or weights, or `first:N` parameters.
+        freeze: weights to take out of training: names, globs or ranges of layers or weights, or `first:N`.
         train: weights to train all the same; without `freeze`, all others are frozen.
         channels: where the channels of what new layers take are: `first`, `last`, or `auto`.
         fitted: on what and how well the head's weights were fitted, JSON-ready; empty for initial weights.
@@ -90,8 +91,10 @@ class Changes:
         Raises:
             CutError: a pattern that names nothing.
         """
-        train = frozenset(n for p in self.train for n in _meant(p, layers, trainable))
-        frozen = frozenset(n for p in self.freeze for n in _meant(p, layers, trainable))
+        train, frozen = (
+            frozenset(n for p in given for each in expanded(p) for n in _meant(each, layers, trainable))
+            for given in (self.train, self.freeze)
+        )
         return (frozen if self.freeze or not self.train else frozenset(trainable)) - train, train
 
     def described(self) -> dict[str, Any]:

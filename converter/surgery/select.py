@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from converter.errors import CutError
 from converter.model import Boundary, Layer, is_glob, matches
 
-__all__ = ["select", "select_layers"]
+__all__ = ["expanded", "select", "select_layers"]
 
 _RANGE = re.compile(r"(.*?)(\d{1,9})\.\.(\d{1,9})(.*)", re.ASCII)
 
@@ -73,7 +73,7 @@ def select_layers(patterns: Sequence[str], layers: Sequence[Layer]) -> tuple[Lay
         CutError: nothing bears that name; the nearest ones are listed.
     """
     found: set[int] = set()
-    for pattern in (each for written in patterns for each in _expanded(written)):
+    for pattern in (each for written in patterns for each in expanded(written)):
         glob = is_glob(pattern)
         meant = [
             number
@@ -88,8 +88,12 @@ def select_layers(patterns: Sequence[str], layers: Sequence[Layer]) -> tuple[Lay
     return tuple(layers[number] for number in sorted(found))
 
 
-def _expanded(pattern: str) -> list[str]:
-    """The names that a range of numbers in a pattern stands for."""
+def expanded(pattern: str) -> list[str]:
+    """The names that a range of numbers in a pattern stands for.
+
+    Raises:
+        CutError: numbers that do not go up.
+    """
     parts = _RANGE.fullmatch(pattern)
     if parts is None:
         return [pattern]
