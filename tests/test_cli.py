@@ -439,3 +439,13 @@ def test_keras_target_inside_a_loop(structure: Any, here: Path) -> None:
     message = refused(6, "convert", "video.keras", "--to", "frames/conv@2", "--targets", "onnx,keras")
     assert "cut at the layer around it" in message
     assert not Path("build").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [("convert", "(default: 18"), ("fit", "(default: the output)"), ("rank", "(default: a few")],
+)
+def test_help_says_what_is_the_default(command: str, words: str) -> None:
+    """Square brackets would be taken for a style and vanish."""
+    result = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"})
+    assert words in result.output

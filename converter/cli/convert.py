@@ -97,7 +97,7 @@ def convert(
     ] = False,
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to [default: build/MODEL-CUT].", show_default=False),
+        typer.Option(help="Folder to write to (default: build/MODEL-CUT).", show_default=False),
     ] = None,
     targets: Annotated[
         str,
@@ -112,7 +112,7 @@ def convert(
     opset: Annotated[
         int | None,
         typer.Option(
-            help="ONNX opset of the files [default: 18; of an ONNX file, its own].", show_default=False
+            help="ONNX opset of the files (default: 18; of an ONNX file, its own).", show_default=False
         ),
     ] = None,
     samples: Annotated[

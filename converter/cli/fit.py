@@ -41,7 +41,7 @@ def fit(
     ],
     to: Annotated[
         str,
-        typer.Option(help="The layer that the head goes onto [default: the output].", show_default=False),
+        typer.Option(help="The layer that the head goes onto (default: the output).", show_default=False),
     ] = "",
     preprocess: Annotated[
         str,
@@ -66,7 +66,7 @@ def fit(
     ] = "auto",
     output: Annotated[
         Path | None,
-        typer.Option(help="Folder to write to [default: build/MODEL-LAYER-head].", show_default=False),
+        typer.Option(help="Folder to write to (default: build/MODEL-LAYER-head).", show_default=False),
     ] = None,
     targets: Annotated[
         str,

@@ -32,16 +32,16 @@ def rank(
     samples: Annotated[
         Path | None,
         typer.Option(
-            help="Inputs to measure on: .npz with an array an input [default: a few seeded random ones, "
-            "which say little].",
+            help="Inputs to measure on: .npz with an array an input (default: a few seeded random ones, "
+            "which say little).",
             show_default=False,
         ),
     ] = None,
     layers: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only these blocks: names, globs, ranges (repeatable) [default: the outermost that can be "
-            "dropped].",
+            help="Only these blocks: names, globs, ranges (repeatable) (default: the outermost that can be "
+            "dropped).",
             show_default=False,
         ),
     ] = None,
