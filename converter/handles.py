@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,11 @@ from converter.editing import Changes, Edited, edit
 from converter.errors import TargetError, UsageError, ValidationError
 from converter.fit import Fit, fit
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
+from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
 from converter.request import Request
+from converter.runtime import provider_for
+from converter.samples import draw, read_samples, vocabularies
 from converter.sources import Opening, resolve
 from converter.training import Training
 from converter.validation import Certificate
@@ -109,6 +112,8 @@ class Model:
         split: Names = (),
         frontier: bool = False,
         opset: int | None = None,
+        surgery: Callable[[Any], Any] | None = None,
+        surgery_preserves: bool = False,
     ) -> Cut:
         """Cut the model; without any layer, the whole of it.
 
@@ -118,6 +123,8 @@ class Model:
             split: layers to part the model at, into a trunk and a head that fit together.
             frontier: with `from_`, accept what else crosses as further inputs.
             opset: ONNX opset of the pieces; None for 18, or for that of the ONNX file.
+            surgery: your own rewrite of each piece: a function of an `onnx_graphsurgeon.Graph`.
+            surgery_preserves: the rewrite claims to preserve values: they are compared; else only shapes are.
 
         Raises:
             CutError: no such layer, or the cut is not legal.
@@ -131,6 +138,8 @@ class Model:
             seed=self._seed,
             trust=self._trust,
             custom_ops=self._custom_ops,
+            surgery=surgery,
+            surgery_preserves=surgery_preserves,
         )
         return Cut(self._source, request, None if self._edited is None else self._edited.now())
 
@@ -225,6 +234,27 @@ class Model:
             custom_ops=self._custom_ops,
         )
         return fit(self._source, wanted, request, Path(folder), _silent, Timings())
+
+    def rank(self, *, samples: str | Path | None = None, layers: Names = (), device: str = "auto") -> Ranking:
+        """How much each block changes its input, and what the model is without it.
+
+        Args:
+            samples: `.npz` with inputs to measure on; a few seeded random ones, which say little, where None.
+            layers: only these blocks: names, globs, ranges; the outermost that can be dropped by default.
+            device: where to run: `auto`, `cpu` or `cuda`.
+
+        Raises:
+            CutError: nothing can be dropped, or no such layers.
+            ValidationError: the model's own output is NaN or constant.
+        """
+        layered = pipeline.whole(self._source)
+        found = candidates(layered, _names(layers))
+        if samples is None:
+            inputs = draw(layered.inputs, vocabularies(layered.graph), self._seed)[-1]
+        else:
+            inputs = read_samples(Path(samples), layered.inputs)[-1]
+        provider = provider_for(device)
+        return rank(self._source, layered, inputs, found, provider=provider, custom_ops=self._custom_ops)
 
     def native(self) -> Any:
         """The model as one of its framework: a `keras.Model` or a `torch.nn.Module`, the very one, no copy.

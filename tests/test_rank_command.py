@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import pytest
 
+import converter
 from fixtures.onnx_text import saved
 
 BLOCK = """
@@ -50,6 +51,8 @@ def test_rank_and_follow_its_advice(net: Path, tmp_path: Path, converter_command
     after = x + np.maximum(x @ first["up0"], 0) @ first["down0"]
     cosine = (x * after).sum(1) / np.linalg.norm(x, axis=1) / np.linalg.norm(after, axis=1)
     assert blocks["b0"]["change"] == pytest.approx(1 - cosine.mean(), abs=1e-4)
+    ranking = converter.load(net).rank(samples=tmp_path / "samples.npz", layers="b*")
+    assert [block.change for block in ranking.blocks] == [blocks[f"b{i}"]["change"] for i in range(3)]
     done = converter_command("convert", net, "--drop", "b2", "--output", tmp_path / "out", "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["edits"]["weights"]["removed"] == 2

@@ -158,3 +158,17 @@ def test_what_graphsurgeon_cannot_carry_is_refused(convert: Any, tmp_path: Path)
     assert done.returncode == 0
     bare = convert(keras_digits.FILE, rewrite="constants")
     assert bare.returncode == 0, bare.stderr
+
+
+def test_the_same_in_python(tmp_path: Path) -> None:
+    import onnx_graphsurgeon as gs
+
+    import converter
+
+    def tanh(graph: gs.Graph) -> None:
+        graph.nodes[-1].op = "Tanh"
+
+    model = converter.load(saved(NET, tmp_path))
+    assert model.cut(to="b", surgery=tanh).save(tmp_path / "out").status == "SHAPES ONLY"
+    with pytest.raises(converter.ValidationError, match="comparisons failed"):
+        model.cut(to="b", surgery=tanh, surgery_preserves=True).save(tmp_path / "no")

@@ -66,26 +66,16 @@ def rank(
     (1 - cosine between its input and output), the output's error without it, and how often
     a classifier keeps its first choice. `converter convert --drop` leaves blocks out.
     """
-    from converter.pipeline import whole
-    from converter.ranking import candidates
-    from converter.ranking import rank as measure
+    from converter.handles import Model
     from converter.report import plot_rank, rank_as_json, rank_table
-    from converter.runtime import provider_for
-    from converter.samples import draw, read_samples, vocabularies
     from converter.sources import Opening, resolve
 
     libraries = tuple(custom_ops or ())
     axes = tuple(dynamic or ())
     how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
     try:
-        model = resolve(source, how)
-        layered = whole(model)
-        found = candidates(layered, layers or ())
-        if samples is None:
-            inputs = draw(layered.inputs, vocabularies(layered.graph), seed)[-1]
-        else:
-            inputs = read_samples(samples, layered.inputs)[-1]
-        ranking = measure(model, layered, inputs, found, provider=provider_for(device), custom_ops=libraries)
+        model = Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
+        ranking = model.rank(samples=samples, layers=layers or (), device=device)
         if plot is not None:
             plot_rank(plot, model.info.locator, ranking)
         if as_json:
