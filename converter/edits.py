@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from converter.heads import Head
     from converter.model import Boundary, Layer
 
-__all__ = ["Call", "Edits", "Region", "bridge", "regions", "within"]
+__all__ = ["Call", "Edits", "Region", "bridge", "expect_one_to_one", "regions", "within"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,6 +108,19 @@ def _region(calls: Sequence[Call], numbers: Sequence[int], ends: Collection[int]
         inner = {value for number in numbers for value in calls[number].reads}
         leaving = [value for value in made if value not in inner]
     return Region(tuple(numbers), tuple(reads), tuple(leaving))
+
+
+def expect_one_to_one(name: str, takes: int, puts_out: int) -> None:
+    """Refuse to replace a layer by others unless it takes one tensor and puts out one.
+
+    Raises:
+        CutError: other numbers.
+    """
+    if (takes, puts_out) != (1, 1):
+        raise CutError(
+            f"{name} takes {takes} tensors and puts out {puts_out}: "
+            "only a layer that takes one tensor and puts out one can be replaced"
+        )
 
 
 def bridge(names: Sequence[str], region: Region, specs: Any) -> tuple[int, int]:

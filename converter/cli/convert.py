@@ -17,9 +17,11 @@ from converter.cli.options import (
     NoCacheOption,
     SeedOption,
     SourceArgument,
+    TargetsOption,
     TrustOption,
     WeightsOption,
     WholeOption,
+    parted,
 )
 from converter.errors import ConverterError
 
@@ -99,13 +101,7 @@ def convert(
         Path | None,
         typer.Option(help="Folder to write to (default: build/MODEL-CUT).", show_default=False),
     ] = None,
-    targets: Annotated[
-        str,
-        typer.Option(
-            help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
-            "pt2, state_dict, safetensors."
-        ),
-    ] = "onnx",
+    targets: TargetsOption = "onnx",
     weights: WeightsOption = "pretrained",
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
@@ -176,7 +172,7 @@ def convert(
             from_=tuple(from_ or ()),
             split=tuple(split or ()),
             frontier=frontier,
-            targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+            targets=parted(targets),
             opset=opset,
             device=device,
             samples=samples,

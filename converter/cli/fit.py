@@ -17,7 +17,9 @@ from converter.cli.options import (
     NoCacheOption,
     SeedOption,
     SourceArgument,
+    TargetsOption,
     TrustOption,
+    parted,
 )
 from converter.errors import ConverterError
 
@@ -68,13 +70,7 @@ def fit(
         Path | None,
         typer.Option(help="Folder to write to (default: build/MODEL-LAYER-head).", show_default=False),
     ] = None,
-    targets: Annotated[
-        str,
-        typer.Option(
-            help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
-            "pt2, state_dict, safetensors."
-        ),
-    ] = "onnx",
+    targets: TargetsOption = "onnx",
     weights: Annotated[str, typer.Option(help="As for convert.")] = "pretrained",
     seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to run and validate: auto, cpu or cuda.")] = "auto",
@@ -128,7 +124,7 @@ def fit(
             training=Training(epochs, patience, batch, learning_rate, seed),
         )
         request = Request(
-            targets=tuple(part.strip() for part in targets.split(",") if part.strip()),
+            targets=parted(targets),
             opset=opset,
             device=device,
             seed=seed,

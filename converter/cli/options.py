@@ -15,9 +15,11 @@ __all__ = [
     "NoCacheOption",
     "SeedOption",
     "SourceArgument",
+    "TargetsOption",
     "TrustOption",
     "WeightsOption",
     "WholeOption",
+    "parted",
 ]
 
 SourceArgument = Annotated[
@@ -73,3 +75,15 @@ WholeOption = Annotated[
     bool,
     typer.Option("--cache-whole", help="Export the whole model, so that later cuts anywhere are quick."),
 ]
+TargetsOption = Annotated[
+    str,
+    typer.Option(
+        help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
+        "pt2, state_dict, safetensors."
+    ),
+]
+
+
+def parted(text: str) -> tuple[str, ...]:
+    """The words of a list by commas."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

@@ -8,7 +8,7 @@ from typing import Any
 
 from converter.editing.changes import Changes
 from converter.editing.heads import OnnxHead, open_new
-from converter.editing.weights import digest_of, kept_weights
+from converter.editing.weights import digests, kept_weights
 from converter.edits import Edits, within
 from converter.errors import UsageError
 from converter.heads import Head
@@ -27,21 +27,21 @@ class Edited:
         original: the model as it was.
         seams: tensors that come before all changes, in the original and in the changed model.
         facts: what was changed, and which weights are the original's, as JSON-ready values.
-        digest: of the changed model's weights as they were then.
+        digests: of the changed model's weights as they were then; empty for a graph, which nobody trains.
     """
 
     source: Source
     original: Source
     seams: tuple[tuple[Boundary, Boundary], ...]
     facts: Mapping[str, Any]
-    digest: str = ""
+    digests: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def now(self) -> Edited:
         """The same, unless its weights were trained since: then the original has no part in it to compare."""
-        if not self.digest or digest_of(_weights(self.source)) == self.digest:
+        if not self.digests or digests(_weights(self.source)) == self.digests:
             return self
         self.source.info = dataclasses.replace(self.source.info, weights="live", trained=True)
-        return dataclasses.replace(self, seams=(), digest="")
+        return dataclasses.replace(self, seams=(), digests={})
 
 
 def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) -> Edited:
@@ -95,11 +95,11 @@ def edit(source: Source, changes: Changes, *, seed: int, trust: bool = False) ->
         return edited_graph(source, edits, info, changes)
     made = source.edited(edits, info)
     made.expect(())
-    before, after = (_weights(model) for model in (source, made))
-    weights = kept_weights(before, after, new=made.added, frozen=edits.frozen)
+    after = digests(_weights(made))
+    weights = kept_weights(_weights(source), after, new=made.added, frozen=edits.frozen)
     facts = changes.described() | {"weights": weights}
     seams = _seams(layers, made.layers, edits)
-    return Edited(made, source, seams, facts, digest_of(after))
+    return Edited(made, source, seams, facts, after)
 
 
 def _weights(source: Source) -> dict[str, Any]:
@@ -133,16 +133,11 @@ def _seams(
     """The last tensor ahead of all changes, in both models."""
     there = {b.value: b for layer in after for b in layer.boundaries}
     changed = [layer.name for layer in (*edits.dropped, *(layer for layer, _ in edits.replaced))]
-    order = [b for layer in before for b in layer.boundaries]
-    places = [
-        order.index(b)
-        for layer in before
-        for b in layer.boundaries
-        if any(within(layer.name, name) for name in changed)
-    ]
+    order = [(layer.name, b) for layer in before for b in layer.boundaries]
+    places = [i for i, (name, _) in enumerate(order) if any(within(name, other) for other in changed)]
     if edits.end is not None and not changed:
-        places = [order.index(edits.end) + 1]
-    for boundary in reversed(order[: min(places, default=len(order))]):
+        places = [i + 1 for i, (_, boundary) in enumerate(order) if boundary == edits.end]
+    for _, boundary in reversed(order[: min(places, default=len(order))]):
         if boundary.value in there:
             return ((boundary, there[boundary.value]),)
     return ()

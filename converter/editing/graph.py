@@ -19,8 +19,8 @@ import onnx_ir as ir
 from converter.editing.changes import Changes
 from converter.editing.edit import Edited
 from converter.editing.heads import OnnxHead, channels_last_of
-from converter.editing.weights import kept_weights
-from converter.edits import Call, Edits, Region, bridge, regions
+from converter.editing.weights import digests, kept_weights
+from converter.edits import Call, Edits, Region, bridge, expect_one_to_one, regions
 from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
 from converter.finish import finish
 from converter.finish.cleanup import remove_unused
@@ -63,7 +63,9 @@ def edited_graph(source: Source, edits: Edits, info: SourceInfo, changes: Change
     if edits.end is not None:
         made = _headed(made, edits, info)
     assert isinstance(made, OnnxSource)
-    weights = kept_weights(_weights(source), _weights(made), folded=not isinstance(source, OnnxSource))
+    weights = kept_weights(
+        _weights(source), digests(_weights(made)), folded=not isinstance(source, OnnxSource)
+    )
     return Edited(made, source, (), changes.described() | {"weights": weights})
 
 
@@ -252,11 +254,7 @@ def _described(source: OnnxSource) -> Callable[[int], tuple[str, Any]]:
 def _replaced(source: OnnxSource, layer: Layer, new: Any, edits: Edits, info: SourceInfo) -> OnnxSource:
     found = _regions(source, set(source.members(layer)))
     reads, writes = ([v for region in found for v in getattr(region, side)] for side in ("reads", "writes"))
-    if len(reads) != 1 or len(writes) != 1:
-        raise CutError(
-            f"{layer.name} takes {len(reads)} tensors and puts out {len(writes)}: "
-            "only a layer that takes one tensor and puts out one can be replaced"
-        )
+    expect_one_to_one(layer.name, len(reads), len(writes))
     names = source.file.edges.names
     given, out = names[reads[0]], names[writes[0]]
     spec, old = (_boundary(source, name).spec for name in (given, out))

@@ -11,12 +11,12 @@ from converter.errors import ValidationError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["digest_of", "kept_weights"]
+__all__ = ["digests", "kept_weights"]
 
 
 def kept_weights(
     before: Mapping[str, ir.TensorProtocol],
-    after: Mapping[str, ir.TensorProtocol],
+    after: Mapping[str, str],
     *,
     new: Collection[str] = (),
     frozen: Collection[str] = (),
@@ -26,7 +26,7 @@ def kept_weights(
 
     Args:
         before: the original's weights.
-        after: the changed model's.
+        after: the digests of the changed model's (see `digests`).
         new: names that new layers took over.
         frozen: names of weights that are not to be trained.
         folded: the changed model is optimised: a weight that was folded into another counts as removed.
@@ -35,9 +35,8 @@ def kept_weights(
         ValidationError: a weight that should have stayed is another.
     """
     kept, other = {}, []
-    for name in after:
+    for name, digest in after.items():
         if name in before and name not in new:
-            digest = _digest(after[name])
             if digest == _digest(before[name]):
                 kept[name] = digest
             else:
@@ -53,9 +52,9 @@ def kept_weights(
     }
 
 
-def digest_of(weights: Mapping[str, ir.TensorProtocol]) -> str:
-    """One digest of all weights."""
-    return hashlib.sha256("".join(_digest(weights[name]) for name in sorted(weights)).encode()).hexdigest()
+def digests(weights: Mapping[str, ir.TensorProtocol]) -> dict[str, str]:
+    """Name of a weight → its digest."""
+    return {name: _digest(tensor) for name, tensor in weights.items()}
 
 
 def _digest(tensor: Any) -> str:

@@ -89,14 +89,12 @@ def bypass(model: ir.Model, old: ir.Value, new: ir.Value, *, grafted: bool) -> N
     Args:
         model: the model.
         old: what was read.
-        new: what is read from now on; what it is computed from reads what it did.
+        new: what is read from now on; nothing that it is computed from reads `old`.
         grafted: the new value was grafted on, and takes over the old one's name.
     """
     graph = model.graph
-    before = _upstream(new)
     for user, index in list(old.uses()):
-        if user not in before:
-            user.replace_input_with(index, new)
+        user.replace_input_with(index, new)
     is_output = any(end is old for end in graph.outputs)
     if is_output or grafted:
         name = old.name
@@ -109,21 +107,3 @@ def bypass(model: ir.Model, old: ir.Value, new: ir.Value, *, grafted: bool) -> N
         new.name = name
         graph.outputs[:] = [new if end is old else end for end in graph.outputs]
     graph.sort()
-
-
-def _upstream(value: ir.Value) -> set[ir.Node]:
-    """The nodes that a value is computed by."""
-    stack, seen = [value], set[ir.Node]()
-    while stack:
-        node = stack.pop().producer()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        inner = [
-            n
-            for a in node.attributes.values()
-            if a.type == ir.AttributeType.GRAPH
-            for n in ir.traversal.RecursiveGraphIterator(a.as_graph())
-        ]
-        stack.extend(v for n in (node, *inner) for v in n.inputs if v is not None)
-    return seen

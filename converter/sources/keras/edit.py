@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from converter.edits import Call, Edits, bridge, regions, within
+from converter.edits import Call, Edits, bridge, expect_one_to_one, regions, within
 from converter.errors import CutError, TargetError, UsageError
 from converter.heads import Head
 from converter.model import Layer, Place
@@ -131,11 +131,7 @@ class _Editor:
         keras = backend.keras()
         given = _tensors((args, kwargs))
         made = keras.tree.flatten(outputs)
-        if len(given) != 1 or len(made) != 1:
-            raise CutError(
-                f"{layer.name} takes {len(given)} tensors and puts out {len(made)}: "
-                "only a layer that takes one tensor and puts out one can be replaced"
-            )
+        expect_one_to_one(layer.name, len(given), len(made))
         if layer.name not in self._new:
             self._new[layer.name] = self._build(_path(layer.name).rpartition("/")[2], new, given[0])
         replaced = self._new[layer.name](given[0])

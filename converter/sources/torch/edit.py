@@ -11,7 +11,7 @@ import threading
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from converter.edits import Edits, bridge, regions, within
+from converter.edits import Edits, bridge, expect_one_to_one, regions, within
 from converter.errors import CutError
 from converter.heads import Head
 from converter.model import Layer
@@ -102,14 +102,7 @@ def _end(model: Any, signature: Signature, edits: Edits, used: Collection[str]) 
         call.path for training in (False, True) for call in record(model, signature, training=training).calls
     }
     _remove_unreached(model, reached | {path}, used)
-    new = edits.head
-    if not isinstance(new, Head):
-        new = copied(new)
-    else:
-        shape = edits.end.spec.shape
-        new = module_of(
-            new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed), shape
-        )
+    new = _module(edits.head, edits.end.spec.shape, edits)
     names = ["head", *(f"head_{number}" for number in range(1, level + 2))]
     name = next(name for name in names if getattr(model, name, None) is None)
     model._modules.pop(name, None)
@@ -122,6 +115,12 @@ def _blank(maker: Any, *args: Any) -> Any:
     """An object of a class made here, before its state: how such objects are pickled."""
     made = maker(*args)
     return made.__new__(made)
+
+
+def _named_like(made: Any, cls: Any) -> Any:
+    """A class made here under the name of the author's."""
+    made.__name__, made.__qualname__, made.__module__ = cls.__name__, cls.__qualname__, cls.__module__
+    return made
 
 
 def _class_of(module: Any) -> Any:
@@ -145,8 +144,7 @@ def _ending(cls: Any) -> Any:
         def __reduce__(self) -> Any:
             return _blank, (_ending, cls), self.__dict__
 
-    Ending.__name__, Ending.__qualname__, Ending.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return Ending
+    return _named_like(Ending, cls)
 
 
 @functools.cache
@@ -175,8 +173,7 @@ def _ended(cls: Any, level: int) -> Any:
         def __reduce__(self) -> Any:
             return _blank, (_ended, cls, level), self.__dict__
 
-    Ended.__name__, Ended.__qualname__, Ended.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return Ended
+    return _named_like(Ended, cls)
 
 
 def _remove_unreached(model: Any, reached: Collection[str], used: Collection[str], at: str = "") -> None:
@@ -201,23 +198,22 @@ def _replace(model: Any, run: Run, layer: Layer, new: Any, edits: Edits) -> None
     if not calls:
         raise CutError(f"{layer.name} is not called when the model runs: there is nothing to replace")
     given = calls[0].reads
-    if len(given) != 1 or len(calls[0].writes) != 1:
-        raise CutError(
-            f"{layer.name} takes {len(given)} tensors and puts out {len(calls[0].writes)}: "
-            "only a layer that takes one tensor and puts out one can be replaced"
-        )
+    expect_one_to_one(layer.name, len(given), len(calls[0].writes))
     if layer.base != layer.name and len(calls) > 1:
         raise CutError(
             f"{layer.base} is one module that is called {len(calls)} times: name it without a number"
         )
+    module = _module(new, ("batch", *run.shapes[given[0][1]][0][1:]), edits)
+    alone = isinstance(new, Head) and len(module) == 1
+    _put(model, layer.base, module[0] if alone else module)
+
+
+def _module(new: Any, shape: Sequence[int | str], edits: Edits) -> Any:
+    """New layers for a tensor of this shape as a module; one that the user gives stays the user's own."""
     if not isinstance(new, Head):
-        new = copied(new)
-    else:
-        shape: tuple[int | str, ...] = ("batch", *run.shapes[given[0][1]][0][1:])
-        head = new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed)
-        new = module_of(head, shape)
-        new = new[0] if len(new) == 1 else new
-    _put(model, layer.base, new)
+        return copied(new)
+    head = new.onto(shape, channels_last=edits.channels_last, usual=False, seed=edits.seed)
+    return module_of(head, shape)
 
 
 def _shown(shape: Sequence[int | str]) -> str:
@@ -330,5 +326,4 @@ def _kept_in_inference(cls: Any) -> Any:
         def __reduce__(self) -> Any:
             return _blank, (_kept_in_inference, cls), self.__dict__
 
-    Frozen.__name__, Frozen.__qualname__, Frozen.__module__ = cls.__name__, cls.__qualname__, cls.__module__
-    return Frozen
+    return _named_like(Frozen, cls)
