@@ -82,6 +82,14 @@ class ValidationError(ConverterError):
 
 
 class TargetError(ConverterError):
-    """An artifact that cannot be built from this piece, or not written to this place."""
+    """An artifact that cannot be built from this piece, or not written to this place.
+
+    Attributes:
+        report: the `converter.report.Document` of the run, where others of its artifacts were written.
+    """
 
     exit_code = 6
+
+    def __init__(self, message: str, *, hint: str | None = None, report: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report

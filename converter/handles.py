@@ -328,6 +328,7 @@ class Cut:
         validate: bool = True,
         external_data: str = "auto",
         link: bool = False,
+        layout: str = "source",
     ) -> Document:
         """Validate the pieces and write them, with a report, to a folder.
 
@@ -339,10 +340,12 @@ class Cut:
             validate: False writes without proof.
             external_data: weights of `.onnx` files in a file beside: `auto`, `always` or `never`.
             link: refer to the external data of an ONNX source; `folder` must be its folder or one above.
+            layout: of models rebuilt in another framework: `source`, or `native` as that framework's layers
+                take and put out tensors.
 
         Raises:
             ValidationError: a piece does not compute what the framework computes; nothing is written.
-            TargetError: an artifact cannot be made or written.
+            TargetError: an artifact cannot be made; the others are written, and the error's `report` says so.
         """
         return self._deliver(
             Path(folder),
@@ -352,6 +355,7 @@ class Cut:
             validate=validate,
             external_data=external_data,
             link=link,
+            layout=layout,
         )
 
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:

@@ -26,7 +26,9 @@ if TYPE_CHECKING:  # half a second to import, which cutting ONNX files does with
     from converter.edits import Edits
 
 __all__ = [
+    "CHANNELS_LAST",
     "LAYER",
+    "LIFTED",
     "Array",
     "Boundary",
     "Dim",
@@ -34,6 +36,7 @@ __all__ = [
     "LayeredModel",
     "Piece",
     "Place",
+    "Plain",
     "Source",
     "SourceInfo",
     "TensorSpec",
@@ -43,6 +46,10 @@ __all__ = [
 
 # Key of the node metadata that says which layer of the source a node belongs to.
 LAYER = "converter.layer"
+# Key of the node metadata that marks operators whose data were turned to channels-last.
+CHANNELS_LAST = "converter.channels_last"
+# The domain of operators that ONNX spells out and frameworks have a layer for.
+LIFTED = "converter.lifted"
 
 _SEPARATOR = re.compile(r"([/.])")
 Array = npt.NDArray[Any]
@@ -249,6 +256,40 @@ class Piece:
     def __str__(self) -> str:
         ends = [", ".join(map(str, specs)) for specs in (self.inputs, self.outputs)]
         return f"{self.role}: ({ends[0]}) -> ({ends[1]}), {self.nodes} nodes"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plain:
+    """A piece drawn as the author of a model would draw it: an operator a layer, nothing fused.
+
+    Attributes:
+        role: `trunk`, `head`, `segment` or `model`.
+        graph: the graph; its inner values have shapes where these can be inferred.
+        inputs: what a model made of it takes.
+        outputs: what it puts out.
+        weights: initializers that are weights of the source, by name; the others are constants.
+        frozen: those of them that the source does not train.
+        turned: input or output whose axes are not in the source's order → the permutation that takes the
+            source's tensor to the model's.
+    """
+
+    role: str
+    graph: ir.Model
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    weights: frozenset[str]
+    frozen: frozenset[str] = frozenset()
+    turned: Mapping[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
+
+    def opset(self, domain: str) -> int:
+        """The version of a domain's operators."""
+        return self.graph.opset_imports.get(domain, 1)
+
+    @property
+    def parameters(self) -> int:
+        """Number of scalar weights."""
+        found = ((name, v.const_value) for name, v in self.graph.graph.initializers.items())
+        return sum(tensor.size for name, tensor in found if name in self.weights and tensor is not None)
 
 
 class Source(Protocol):

@@ -5,16 +5,18 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter.editing import Edited, edit
 from converter.errors import CutError, TargetError, UsageError
 from converter.finish import finish, name_by_layer, restate
+from converter.making import Workshop
 from converter.model import Boundary, LayeredModel, Piece, Source
 from converter.onnxfile import FROM_FILE, Excerpt
-from converter.proving import failure, prove
+from converter.proving import Proof, failure
 from converter.report import Document, Timings, metadata
 from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, Pieces, Request
 from converter.runtime import provider_for
@@ -33,6 +35,8 @@ __all__ = [
 ]
 
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
+# Where files lie for a while that artifacts are made of.
+_INGREDIENTS = ".ingredients"
 Progress = Callable[[str, str], None]
 
 
@@ -89,6 +93,7 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         layered = source.export([*starts, *ends], request.opset or DEFAULT_OPSET)
     with timings.stage("cut"):
         pieces, edge = _cut(layered, request, starts, ends)
+        raw = tuple(map(_copied, pieces))
         progress("cut", " | ".join(map(str, pieces)))
     if request.surgery is not None:
         with timings.stage("surgery"):
@@ -99,7 +104,7 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         for piece in pieces:
             _finish(piece, request.opset)
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
-    return Pieces(pieces, edge, layered.inputs, vocabularies(layered.graph))
+    return Pieces(pieces, raw, edge, layered.inputs, vocabularies(layered.graph))
 
 
 def deliver(
@@ -111,42 +116,69 @@ def deliver(
     timings: Timings,
     edited: Edited | None = None,
 ) -> Document:
-    """Write the pieces to a scratch folder, validate what was written, move it into place."""
+    """Write the pieces to a scratch folder, validate what was written, move it into place.
+
+    Raises:
+        ValidationError: something computes what the source does not; nothing is written then.
+        TargetError: some artifacts cannot be made; the others are written, and the error has the report.
+    """
     check_targets(source, request)
     provider = provider_for(request.device) if request.validate else ""
     versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
     edits = None if edited is None else edited.facts
-    proof = f"passed: {provider} against {source.info.kind}"
-    if request.surgery is not None and not request.surgery_preserves:
-        proof = f"shapes only: {provider}"
-    proof = proof if request.validate else "UNVALIDATED"
     with staged(folder) as scratch:
+        proof = Proof(source, made, request, provider, edited)
+        workshop = Workshop(source, made, request, scratch / _INGREDIENTS, proof.calibration)
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
-            files: list[dict[str, Any]] = []
-            natives = _natives(source, made, request)
-            for piece in made.pieces:
-                facts = metadata(source.info, asked, piece, proof, versions, edits)
-                files += _write(piece, natives, request, scratch, facts, folder if request.link else None)
+            facts = {
+                piece.role: metadata(
+                    source.info, asked, piece, _verdict(source, request, provider), versions, edits
+                )
+                for piece in made.pieces
+            }
+            files, failures = _write(workshop, facts, scratch, folder if request.link else None)
             _spare(source, [folder / name for name in ("report.json", *(file["path"] for file in files))])
         certificate = None
         if request.validate:
             with timings.stage("validate"):
                 judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
                 progress("validate", f"{provider} against {judge}")
+                kinds = dict.fromkeys(file["kind"] for file in files)
                 home = folder if request.link else None
-                certificate = prove(source, made, natives, request, scratch, provider, home, edited)
+                certificate, broken = proof.certify(kinds, workshop, scratch, home)
+                files = _without(files, broken, scratch)
+                failures |= broken
         document = Document(
-            source.info, asked, made.pieces, certificate, files, timings.seconds, versions, edits
+            source.info,
+            asked,
+            made.pieces,
+            certificate,
+            files,
+            timings.seconds,
+            versions,
+            edits,
+            {kind: (error.message, error.hint) for kind, error in failures.items()},
         )
+        if not files:
+            raise _unmade(failures, None)
         if certificate is not None and not certificate.passed:
             raise failure(document, certificate)
+        shutil.rmtree(scratch / _INGREDIENTS, ignore_errors=True)
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
+    if failures:
+        raise _unmade(failures, document)
     return document
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _copied(piece: Piece) -> Piece:
+    """The piece with a graph of its own, which shares the weights; an excerpt of a file never changes."""
+    graph = piece.graph
+    return dataclasses.replace(piece, graph=graph if isinstance(graph, Excerpt) else graph.clone())
 
 
 def _rewrite(piece: Piece, request: Request, function: Callable[[Any], Any]) -> None:
@@ -234,21 +266,34 @@ def _not_single(
 
 
 def check_targets(source: Source, request: Request) -> None:
-    """Refuse targets that this source cannot have.
+    """Refuse options that this source cannot have.
 
     Raises:
-        UsageError, TargetError: as the names say.
+        UsageError: as the names say.
     """
     if request.link and source.info.kind != "onnx":
         raise UsageError(f"{source.info.locator} has no external data to link: --link is for ONNX files")
-    for kind in request.targets:
-        framework = TARGETS[kind].FRAMEWORK
-        if framework not in (None, source.info.kind):
-            raise TargetError(
-                f"target {kind!r} is a native model of {framework}, and {source.info.locator} is one of "
-                f"{source.info.kind}",
-                hint="the target onnx is for every source",
-            )
+
+
+def _verdict(source: Source, request: Request, provider: str) -> str:
+    """What the metadata of a file say of its proof: files that fail are not written."""
+    if not request.validate:
+        return "UNVALIDATED"
+    if request.surgery is not None and not request.surgery_preserves:
+        return f"shapes only: {provider}"
+    return f"passed: {provider} against {source.info.kind}"
+
+
+def _unmade(failures: Mapping[str, TargetError], document: Document | None) -> TargetError:
+    """The error that a run ends with which could not make all that was asked for."""
+    first = next(iter(failures.values()))
+    if document is None and len(failures) == 1:
+        return first
+    each = "\n".join(f"  {kind}: {error.message}" for kind, error in failures.items())
+    rest = "nothing was written" if document is None else "the others were written"
+    return TargetError(
+        f"{len(failures)} of the targets could not be made, {rest}:\n{each}", hint=first.hint, report=document
+    )
 
 
 def _spare(source: Source, targets: Sequence[Path]) -> None:
@@ -262,40 +307,54 @@ def _spare(source: Source, targets: Sequence[Path]) -> None:
                 )
 
 
-def _natives(source: Source, made: Pieces, request: Request) -> dict[str, Any]:
-    """Each piece as an object of the source's framework, by role, where a target asks for it."""
-    if not any(TARGETS[kind].FRAMEWORK for kind in request.targets):
-        return {}
-    return {
-        piece.role: source.native([spec.name for spec in piece.model_inputs], piece.starts, piece.ends)
-        for piece in made.pieces
-    }
-
-
 def _write(
-    piece: Piece,
-    natives: Mapping[str, Any],
-    request: Request,
-    folder: Path,
-    facts: dict[str, str],
-    home: Path | None,
-) -> list[dict[str, Any]]:
-    written = []
-    for kind in dict.fromkeys(request.targets):
-        path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
-        if kind == "onnx":
-            beside = EXTERNAL_DATA[request.external_data]
-            files = TARGETS[kind].write(piece, path, facts, beside=beside, home=home)
+    workshop: Workshop, facts: Mapping[str, dict[str, str]], folder: Path, home: Path | None
+) -> tuple[list[dict[str, Any]], dict[str, TargetError]]:
+    """Write every artifact that can be made; the files, and what stopped the others."""
+    request, pieces = workshop.request, workshop.made.pieces
+    written: list[dict[str, Any]] = []
+    failures: dict[str, TargetError] = {}
+    for kind in sorted(dict.fromkeys(request.targets), key=list(TARGETS).index):
+        before = set(folder.rglob("*"))
+        own: list[dict[str, Any]] = []
+        try:
+            for piece in pieces:
+                if kind == "onnx":
+                    path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
+                    beside = EXTERNAL_DATA[request.external_data]
+                    files = TARGETS[kind].write(piece, path, facts[piece.role], beside=beside, home=home)
+                else:
+                    files = workshop.write(kind, piece, folder)
+                turned = {} if kind == "onnx" else workshop.turned(kind, piece)
+                own += [_about(file, kind, piece, folder, request, turned) for file in files]
+        except TargetError as error:
+            failures[kind] = error
+            for path in set(folder.rglob("*")) - before:
+                if path.is_file() and _INGREDIENTS not in path.parts:
+                    path.unlink()
         else:
-            files = TARGETS[kind].write(natives[piece.role], path)
-        for file in files:
-            about: dict[str, Any] = {"bytes": file.stat().st_size}
-            if request.validate:  # an unproven file needs no digest, and a large one costs more than the cut
-                about["sha256"] = sha256_of(file).removeprefix("sha256:")
-            written.append(
-                {"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder)), **about}
-            )
-    return written
+            written += own
+    return written, failures
+
+
+def _about(
+    file: Path, kind: str, piece: Piece, folder: Path, request: Request, turned: Mapping[str, list[int]]
+) -> dict[str, Any]:
+    about: dict[str, Any] = {"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder))}
+    about["bytes"] = file.stat().st_size
+    if request.validate:  # an unproven file needs no digest, and a large one costs more than the cut
+        about["sha256"] = sha256_of(file).removeprefix("sha256:")
+    return about | ({"turned": dict(turned)} if turned else {})
+
+
+def _without(files: Sequence[dict[str, Any]], kinds: Collection[str], folder: Path) -> list[dict[str, Any]]:
+    """The files of other kinds than these, which are removed."""
+    kept = [file for file in files if file["kind"] not in kinds]
+    paths = {file["path"] for file in kept}
+    for file in files:
+        if file["path"] not in paths:
+            (folder / file["path"]).unlink(missing_ok=True)
+    return kept
 
 
 def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:

@@ -2,62 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.editing import Edited
-from converter.errors import ValidationError
+from converter.errors import TargetError, ValidationError
+from converter.making import Workshop
 from converter.model import Piece, Source
 from converter.report import Document
 from converter.request import Pieces, Request
 from converter.runtime import Session
 from converter.samples import draw, read_samples
 from converter.targets import TARGETS
-from converter.validation import Candidate, Certificate, Comparison, check_shapes, validate
+from converter.validation import Candidate, Certificate, Comparison, Judge, check_shapes
 
-__all__ = ["failure", "prove"]
+__all__ = ["Proof", "failure"]
 
-
-def prove(
-    source: Source,
-    made: Pieces,
-    natives: Mapping[str, Any],
-    request: Request,
-    folder: Path,
-    provider: str,
-    home: Path | None,
-    edited: Edited | None,
-) -> Certificate:
-    """Run what was written beside the framework; a split joined, too, a changed model beside the original."""
-    if request.samples is not None:
-        batches, origin = read_samples(request.samples, made.inputs), request.samples.name
-    else:
-        batches, origin = draw(made.inputs, made.tables, request.seed), f"seed={request.seed}"
-    if request.surgery is not None and not request.surgery_preserves:
-        return Certificate(provider, origin, _shapes(made, request, folder, provider), of="shapes")
-    candidates, pairs = [], []
-    for kind in dict.fromkeys(request.targets):
-        judged = [
-            _candidate(p, kind, natives.get(p.role), folder, request, provider, home) for p in made.pieces
-        ]
-        candidates += judged
-        if request.split:
-            pairs.append((judged[0], judged[1]))
-    comparisons = validate(source, candidates, batches, pairs)
-    if edited is not None and edited.seams:
-        comparisons += validate(edited.original, [_unchanged(edited)], batches)
-    return Certificate(provider, origin, comparisons)
+# Draws of random inputs to measure ranges of values on: a range of fewer samples is too narrow.
+_CALIBRATION = 8
 
 
-def _shapes(made: Pieces, request: Request, folder: Path, provider: str) -> tuple[Comparison, ...]:
-    """Pieces that a rewrite may have changed the values of, by the shapes that they declare."""
-    found: tuple[Comparison, ...] = ()
-    for piece in made.pieces:
-        run = Session(folder / f"{piece.role}.onnx", provider, custom_ops=request.custom_ops).run
-        feeds = draw(piece.inputs, made.tables, request.seed)
-        found += check_shapes(piece.role, piece.inputs, piece.outputs, run, feeds)
-    return found
+@dataclasses.dataclass
+class Proof:
+    """What artifacts are held to.
+
+    Attributes:
+        source: the source.
+        made: its pieces.
+        request: what was asked for.
+        provider: ONNX Runtime's execution provider.
+        edited: what was changed in the model, where something was.
+    """
+
+    source: Source
+    made: Pieces
+    request: Request
+    provider: str
+    edited: Edited | None
+
+    def __post_init__(self) -> None:
+        samples = self.request.samples
+        if samples is not None:
+            self._batches, self._origin = read_samples(samples, self.made.inputs), samples.name
+        else:
+            self._batches = draw(self.made.inputs, self.made.tables, self.request.seed)
+            self._origin = f"seed={self.request.seed}"
+        wanted = [b for piece in self.made.pieces for b in (*piece.starts, *piece.ends)]
+        self._judge = Judge(self.source, wanted, self._batches)
+
+    def calibration(self, piece: Piece) -> list[dict[str, Any]]:
+        """Inputs of a piece as the framework has them there: the user's samples, or random ones of which
+        none is validated on."""
+        if self.request.samples is not None:
+            return self._judge.feeds(piece.starts)
+        seeds = range(self.request.seed + 1, self.request.seed + 1 + _CALIBRATION)
+        batches = [b for seed in seeds for b in draw(self.made.inputs, self.made.tables, seed)]
+        return Judge(self.source, piece.starts, batches).feeds(piece.starts)
+
+    def certify(
+        self, kinds: Iterable[str], workshop: Workshop, folder: Path, home: Path | None
+    ) -> tuple[Certificate, dict[str, TargetError]]:
+        """Compare the artifacts of these kinds with the framework; a split joined, a changed model beside
+        the original, too.
+
+        Returns:
+            The certificate, and what stops kinds of artifacts from being loaded or run.
+
+        Raises:
+            ValidationError: an ONNX file does not load or run.
+        """
+        comparisons: tuple[Comparison, ...] = ()
+        failures: dict[str, TargetError] = {}
+        shapes = self.request.surgery is not None and not self.request.surgery_preserves
+        for kind in kinds:
+            try:
+                if shapes:
+                    comparisons += self._shapes(kind, workshop, folder, home)
+                else:
+                    comparisons += self._values(kind, workshop, folder, home)
+            except TargetError as error:
+                failures[kind] = error
+            except ValidationError as error:
+                if kind == "onnx":
+                    raise
+                failures[kind] = TargetError(error.message, hint=error.hint)
+        if not shapes and self.edited is not None and self.edited.seams:
+            original = Judge(self.edited.original, [b for b, _ in self.edited.seams], self._batches)
+            comparisons += original.compare([_unchanged(self.edited)])
+        of = "shapes" if shapes else "values"
+        return Certificate(self.provider, self._origin, comparisons, of=of), failures
+
+    def _values(
+        self, kind: str, workshop: Workshop, folder: Path, home: Path | None
+    ) -> tuple[Comparison, ...]:
+        judged = [self._candidate(kind, piece, workshop, folder, home) for piece in self.made.pieces]
+        pairs = [(judged[0], judged[1])] if self.request.split else []
+        return self._judge.compare(judged, pairs)
+
+    def _shapes(
+        self, kind: str, workshop: Workshop, folder: Path, home: Path | None
+    ) -> tuple[Comparison, ...]:
+        """Pieces that a rewrite may have changed the values of, by the shapes that they declare."""
+        found: tuple[Comparison, ...] = ()
+        for piece in self.made.pieces:
+            candidate = self._candidate(kind, piece, workshop, folder, home)
+            feeds = draw(piece.inputs, self.made.tables, self.request.seed)
+            checked = check_shapes(candidate.name, piece.inputs, piece.outputs, candidate.run, feeds)
+            found += tuple(dataclasses.replace(c, target=kind) for c in checked)
+        return found
+
+    def _candidate(
+        self, kind: str, piece: Piece, workshop: Workshop, folder: Path, home: Path | None
+    ) -> Candidate:
+        path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
+        name, run = path.name, None
+        if kind == "onnx":
+            # What refers to data of its final folder is loaded as if it stood there.
+            model = path if home is None else path.read_bytes()
+            libraries = self.request.custom_ops
+            name, run = piece.role, Session(model, self.provider, folder=home, custom_ops=libraries).run
+        precision = getattr(TARGETS[kind], "PRECISION", None)
+        # After a rewrite a piece may have no boundaries to end at: its shapes are compared alone.
+        ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=False))
+        return Candidate(
+            name, piece.starts, ends, run or workshop.reload(kind, piece, folder), precision, target=kind
+        )
 
 
 def _unchanged(edited: Edited) -> Candidate:
@@ -71,27 +142,8 @@ def _unchanged(edited: Edited) -> Candidate:
     return Candidate("unchanged part", (), tuple((b, b.name) for b in pairs.values()), run)
 
 
-def _candidate(
-    piece: Piece,
-    kind: str,
-    native: Any,
-    folder: Path,
-    request: Request,
-    provider: str,
-    home: Path | None,
-) -> Candidate:
-    path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
-    if kind == "onnx":
-        # What refers to data of its final folder is loaded as if it stood there.
-        model = path if home is None else path.read_bytes()
-        name, run = piece.role, Session(model, provider, folder=home, custom_ops=request.custom_ops).run
-    else:
-        name, run = path.name, TARGETS[kind].reload(path, piece, native, trust=request.trust)
-    ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
-    return Candidate(name, piece.starts, ends, run)
-
-
 def failure(document: Document, certificate: Certificate) -> ValidationError:
+    """The error that a failed validation ends with."""
     failures = certificate.failures()
     first = failures[0]
     what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"

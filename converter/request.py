@@ -17,6 +17,7 @@ from converter.targets import TARGETS
 __all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "Pieces", "Request"]
 
 DEFAULT_OPSET = 18
+LAYOUTS = ("source", "native")
 # What --external-data says → whether weights go beside.
 EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
 
@@ -43,6 +44,8 @@ class Request:
         changes: what to change in the model before it is cut; the layer that a head goes onto is in there.
         surgery: a rewrite of each piece, as an `onnx_graphsurgeon.Graph`, before it is finished.
         surgery_preserves: the rewrite claims to preserve values, and is held to that.
+        layout: of models rebuilt in another framework: `source` takes and puts out tensors as the source
+            does, `native` as that framework's layers do.
     """
 
     to: tuple[str, ...] = ()
@@ -62,6 +65,7 @@ class Request:
     changes: Changes = dataclasses.field(default_factory=Changes)
     surgery: Callable[[Any], Any] | None = None
     surgery_preserves: bool = False
+    layout: str = "source"
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -77,7 +81,9 @@ class Request:
             raise UsageError(f"external data {self.external_data!r}: expected {', '.join(EXTERNAL_DATA)}")
         if self.surgery_preserves and self.surgery is None:
             raise UsageError("there is no --surgery to preserve anything")
-        natives = [target for target in self.targets if TARGETS[target].FRAMEWORK]
+        if self.layout not in LAYOUTS:
+            raise UsageError(f"layout {self.layout!r}: expected {' or '.join(LAYOUTS)}")
+        natives = [target for target in self.targets if TARGETS[target].FRAMEWORK != "onnx"]
         if self.surgery is not None and natives:
             raise UsageError(
                 f"--surgery rewrites a graph of ONNX: target {', '.join(natives)} would not have it"
@@ -92,12 +98,14 @@ class Pieces:
 
     Attributes:
         pieces: a trunk, a head, a segment, the whole model; or a trunk and its head.
+        raw: the same before they were finished: what models of other frameworks are made of.
         frontier: what crosses the cut; None where nothing starts at a layer.
         inputs: the model's inputs, as they were when it was cut.
         tables: rows of the embedding that each integer input of the model indexes.
     """
 
     pieces: tuple[Piece, ...]
+    raw: tuple[Piece, ...]
     frontier: Frontier | None
     inputs: tuple[TensorSpec, ...]
     tables: Mapping[str, int]

@@ -11,7 +11,7 @@ import numpy as np
 
 from converter.errors import UsageError, ValidationError
 
-__all__ = ["Session", "provider_for", "version"]
+__all__ = ["Session", "provider_for", "save_ort", "version"]
 
 # Types that neither go into a session from NumPy nor come out as what they are.
 _NO_ARRAYS = frozenset(
@@ -58,6 +58,30 @@ def provider_for(device: str) -> str:
             hint="pip uninstall onnxruntime, then pip install 'converter[gpu]'",
         )
     return provider
+
+
+def save_ort(model: Path, path: Path) -> None:
+    """Optimise an ONNX file and save it in ONNX Runtime's own format, for any CPU.
+
+    Optimised as the official tool does by default for a device that it does not know
+    (`onnxruntime.tools.convert_onnx_models_to_ort`): everything but the layout that suits this machine's
+    vectors, NCHWc, whose nodes other CPUs cannot run.
+
+    Raises:
+        ValidationError: the model does not load, or the format cannot hold it.
+    """
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    try:
+        runtime.InferenceSession(
+            str(model), options, providers=[_PROVIDERS["cpu"]], disabled_optimizers=["NchwcTransformer"]
+        )
+    except Exception as error:
+        raise ValidationError(f"ONNX Runtime cannot convert {model.name}: {error}") from error
 
 
 class Session:

@@ -23,7 +23,7 @@ from converter.cli.options import (
     WholeOption,
     parted,
 )
-from converter.errors import ConverterError
+from converter.errors import ConverterError, TargetError
 
 __all__ = ["convert", "folder_name"]
 
@@ -104,6 +104,13 @@ def convert(
     targets: TargetsOption = "onnx",
     weights: WeightsOption = "pretrained",
     seed: SeedOption = 0,
+    layout: Annotated[
+        str,
+        typer.Option(
+            help="Of models rebuilt in another framework: source takes and puts out tensors as the source "
+            "does, native as that framework's layers do."
+        ),
+    ] = "source",
     device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
     opset: Annotated[
         int | None,
@@ -185,6 +192,7 @@ def convert(
             changes=changes,
             surgery=None if surgery is None else function_of(surgery),
             surgery_preserves=surgery_preserves,
+            layout=layout,
         )
         with timings.stage("open"):
             terminal.stage("open", source)
@@ -196,7 +204,10 @@ def convert(
     except ConverterError as error:
         report = getattr(error, "report", None)
         if report is not None:
-            terminal.comparisons(report)
+            if isinstance(error, TargetError):
+                terminal.report(report, str(folder))
+            else:
+                terminal.comparisons(report)
             if as_json:
                 print(report.as_json(), end="")
         fail(error)

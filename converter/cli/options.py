@@ -78,8 +78,8 @@ WholeOption = Annotated[
 TargetsOption = Annotated[
     str,
     typer.Option(
-        help="Artifacts to write, by commas: onnx; of Keras sources keras; of PyTorch sources "
-        "pt2, state_dict, safetensors."
+        help="Artifacts to write, by commas: onnx, ort, openvino, tensorrt; keras, h5, savedmodel, "
+        "checkpoint, tflite, tflite-fp16, tflite-int8; torch, pt2, state_dict, safetensors, coreml."
     ),
 ]
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from converter.model import Piece
+from collections.abc import Callable, Collection
 
-__all__ = ["OPSETS", "finish", "name_by_layer", "restate"]
+from converter.model import Piece, Plain
+
+__all__ = ["OPSETS", "finish", "name_by_layer", "plain", "restate"]
 
 OPSETS = range(15, 24)
 
@@ -36,3 +38,18 @@ def name_by_layer(piece: Piece) -> None:
     from converter.finish.cleanup import by_layer
 
     by_layer(piece)
+
+
+def plain(
+    piece: Piece,
+    weights: Collection[str] | None,
+    trainable: Collection[str] | None,
+    known: Callable[[tuple[str, str, int]], bool],
+    *,
+    channels_last: bool,
+    native_layout: bool,
+) -> Plain:
+    """Draw a piece as the author of a model would (see `converter.finish.plain`)."""
+    from converter.finish.plain import plain as run
+
+    return run(piece, weights, trainable, known, channels_last=channels_last, native_layout=native_layout)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-__all__ = ["constant_of", "forget_shapes", "main_domain", "make_constant", "replace_uses"]
+__all__ = [
+    "constant_of",
+    "forget_shapes",
+    "main_domain",
+    "make_constant",
+    "replace_uses",
+    "sole_reader",
+    "static_sizes",
+]
 
 
 def main_domain(node: ir.Node) -> bool:
@@ -40,6 +49,21 @@ def make_constant(near: ir.Node, array: npt.NDArray[Any], name: str = "constant"
     )
     graph.register_initializer(value)
     return value
+
+
+def static_sizes(sizes: Collection[object]) -> list[int] | None:
+    """Sizes of axes as numbers; None where one of them is symbolic."""
+    found = [size for size in sizes if isinstance(size, int)]
+    return found if len(found) == len(sizes) else None
+
+
+def sole_reader(value: ir.Value) -> ir.Node | None:
+    """The one node that reads a value, in the value's own graph."""
+    uses = list(value.uses())
+    if len(uses) != 1 or value.is_graph_output():
+        return None
+    node, producer = uses[0].node, value.producer()
+    return node if producer is not None and node.graph is producer.graph else None
 
 
 def replace_uses(old: ir.Value, new: ir.Value) -> None:

@@ -21,7 +21,7 @@ import onnx_ir as ir
 
 from converter.finish.graphs import constant_of, make_constant, replace_uses
 
-__all__ = ["cancel_transposes"]
+__all__ = ["cancel_transposes", "perm_of"]
 
 Perm = tuple[int, ...]
 
@@ -39,15 +39,20 @@ _REDUCTIONS = frozenset(
 )
 
 
-def cancel_transposes(model: ir.Model) -> None:
-    """Remove Transposes from the main graph, in place."""
+def cancel_transposes(model: ir.Model, *, outward: bool = False) -> None:
+    """Remove Transposes from the main graph, in place.
+
+    Args:
+        model: the model.
+        outward: move those to the model's outputs that can be moved there, at no gain in number.
+    """
     graph = model.graph
     _merge_pairs(graph)
     changed = True
     rounds = len(graph)  # each round leaves fewer Transposes or one nearer to an input
     while changed and rounds > 0:
         rounds -= 1
-        changed = any(_flip_regions(graph, perm) for perm in _perms(graph))
+        changed = any(_flip_regions(graph, perm, outward) for perm in _perms(graph))
         changed = _merge_pairs(graph) or changed
     _turn_into_reshapes(graph)
 
@@ -55,7 +60,8 @@ def cancel_transposes(model: ir.Model) -> None:
 # ---------------------------------------------------------------- permutations
 
 
-def _perm_of(node: ir.Node | None) -> Perm | None:
+def perm_of(node: ir.Node | None) -> Perm | None:
+    """The permutation of a Transpose; None of anything else."""
     if node is None or node.op_type != "Transpose" or node.domain or "perm" not in node.attributes:
         return None
     return tuple(node.attributes["perm"].as_ints())
@@ -78,7 +84,7 @@ def _perms(graph: ir.Graph) -> list[Perm]:
     """Layouts worth trying: how values in the graph are transposed, either way round."""
     found: dict[Perm, None] = {}
     for node in graph:
-        perm = _perm_of(node)
+        perm = perm_of(node)
         if perm is not None:
             found.setdefault(perm)
             found.setdefault(_inverse(perm))
@@ -91,12 +97,12 @@ def _merge_pairs(graph: ir.Graph) -> bool:
     for node in list(graph):
         if node.op_type == "Shape" and not node.attributes:
             changed = _shape_before_transpose(graph, node) or changed
-        perm = _perm_of(node)
+        perm = perm_of(node)
         if perm is None:
             continue
         source = node.inputs[0]
         assert source is not None
-        before = _perm_of(source.producer())
+        before = perm_of(source.producer())
         if before is not None:
             producer = source.producer()
             assert producer is not None
@@ -107,7 +113,7 @@ def _merge_pairs(graph: ir.Graph) -> bool:
                 graph.remove(producer, safe=True)
             changed = True
         output, source = node.outputs[0], node.inputs[0]
-        if perm == tuple(range(len(perm))) and not output.is_graph_output():
+        if perm == tuple(range(len(perm))) and (not output.is_graph_output() or _computed_here(source)):
             assert source is not None
             replace_uses(output, source)
             changed = True
@@ -117,10 +123,15 @@ def _merge_pairs(graph: ir.Graph) -> bool:
     return changed
 
 
+def _computed_here(value: ir.Value | None) -> bool:
+    """Whether a value may bear an output's name: neither an input nor a constant nor another output."""
+    return value is not None and value.producer() is not None and not value.is_graph_output()
+
+
 def _shape_before_transpose(graph: ir.Graph, node: ir.Node) -> bool:
     """Shape(Transpose(x)) as a Gather from Shape(x), so that no data moves for its sake."""
     producer = node.inputs[0].producer() if node.inputs[0] is not None else None
-    perm = _perm_of(producer)
+    perm = perm_of(producer)
     if producer is None or perm is None:
         return False
     shape = ir.node("Shape", [producer.inputs[0]])
@@ -152,11 +163,11 @@ class _Member:
     rewrite: Callable[[], None]
 
 
-def _flip_regions(graph: ir.Graph, perm: Perm) -> bool:
+def _flip_regions(graph: ir.Graph, perm: Perm, outward: bool) -> bool:
     members = [m for node in graph if (m := _member(node, perm)) is not None]
     flipped = False
     for region in _connected(members):
-        gain = _gain(region, perm)
+        gain = _gain(region, perm, outward)
         # At a tie a Transpose moves to the model's input, where it no longer parts a Pad from its Conv.
         if gain > 0 or (gain == 0 and _reads_inputs_alone(region)):
             _flip(graph, region, perm)
@@ -209,13 +220,13 @@ def _rim(region: Sequence[_Member]) -> tuple[list[ir.Value], list[ir.Value], set
     return list(entering.values()), made, {id(m.node) for m in region}
 
 
-def _gain(region: Sequence[_Member], perm: Perm) -> int:
+def _gain(region: Sequence[_Member], perm: Perm, outward: bool) -> int:
     """Transposes saved by storing the region's values v as v', where v = Transpose(v', perm)."""
     entering, made, nodes = _rim(region)
     back, graph = _inverse(perm), region[0].node.graph
     gain = 0
     for value in entering:
-        before = _perm_of(value.producer())
+        before = perm_of(value.producer())
         if before is None:
             gain -= 1
         elif before == perm:
@@ -223,7 +234,7 @@ def _gain(region: Sequence[_Member], perm: Perm) -> int:
             free = not value.is_graph_output() and all(_exit(u.node, graph) for u in outside)
             gain += 1 if free else 0
     for value in made:
-        wanted_back = value.is_graph_output()
+        wanted_back = value.is_graph_output() and not outward
         for use in value.uses():
             if id(use.node) in nodes or (use.node.op_type == "Shape" and use.node.graph is graph):
                 continue
@@ -238,7 +249,7 @@ def _gain(region: Sequence[_Member], perm: Perm) -> int:
 
 def _exit(node: ir.Node, graph: object) -> Perm | None:
     """The permutation of a Transpose that can be merged; one inside a loop's body cannot."""
-    return _perm_of(node) if node.graph is graph else None
+    return perm_of(node) if node.graph is graph else None
 
 
 def _flip(graph: ir.Graph, region: Sequence[_Member], perm: Perm) -> None:
@@ -246,7 +257,7 @@ def _flip(graph: ir.Graph, region: Sequence[_Member], perm: Perm) -> None:
     back = _inverse(perm)
     for value in entering:
         producer = value.producer()
-        before = _perm_of(producer)
+        before = perm_of(producer)
         if before == perm:
             assert producer is not None
             stored = producer.inputs[0]
@@ -423,7 +434,7 @@ def _slice(node: ir.Node, perm: Perm) -> _Member | None:
 def _turn_into_reshapes(graph: ir.Graph) -> None:
     """A Transpose that moves nothing but axes of size one is a Reshape, which costs nothing."""
     for node in list(graph):
-        perm = _perm_of(node)
+        perm = perm_of(node)
         if perm is None or node.inputs[0] is None or node.inputs[0].shape is None:
             continue
         shape = node.inputs[0].shape

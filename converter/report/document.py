@@ -63,6 +63,7 @@ class Document:
         timings: seconds a stage.
         versions: of this package and of what it used.
         edits: what was changed in the model, and which weights are the original's; None where nothing was.
+        failures: kind of artifact that could not be made → why, and a hint.
     """
 
     source: SourceInfo
@@ -73,6 +74,7 @@ class Document:
     timings: Mapping[str, float]
     versions: Mapping[str, str]
     edits: Mapping[str, Any] | None = None
+    failures: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -104,6 +106,11 @@ class Document:
         }
         if self.edits is not None:
             document["edits"] = dict(self.edits)
+        if self.failures:
+            document["failures"] = [
+                {"kind": kind, "problem": problem, "hint": hint}
+                for kind, (problem, hint) in self.failures.items()
+            ]
         plain: dict[str, Any] = _finite(document)
         return plain
 

@@ -42,12 +42,23 @@ class Terminal:
             self.comparisons(document)
         if document.edits is not None:
             self.edits(document.edits)
-        for target in document.targets:
-            path = f"{folder}/{target['path']}"
-            self.console.print(
-                f"{path}  {_bytes(target['bytes'])}", highlight=False, soft_wrap=True, markup=False
-            )
+        self.targets(document, folder)
         self.verdict(document)
+
+    def targets(self, document: Document, folder: str) -> None:
+        """Print a line a target: its files, and how it compares, or why it could not be made."""
+        rows = []
+        for kind in dict.fromkeys(target["kind"] for target in document.targets):
+            agreement = _agreement(document, kind)
+            for target in (target for target in document.targets if target["kind"] == kind):
+                path = f"{folder}/{target['path']}"
+                turned = f"turned: {', '.join(target['turned'])}" if "turned" in target else ""
+                rows.append((path, _bytes(target["bytes"]), kind, agreement, turned))
+                agreement = ""
+        print_table(self.console, "", ("file", "size", "target", "of scale", ""), rows)
+        for kind, (problem, _) in document.failures.items():
+            text = f"{kind}: not made: {problem}"
+            self.console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
 
     def edits(self, edits: Mapping[str, Any]) -> None:
         """Print what became of the weights of a changed model."""
@@ -209,6 +220,15 @@ def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequen
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
+
+
+def _agreement(document: Document, kind: str) -> str:
+    """The largest scaled error of a kind of artifact, and the tolerance where it is a loose one."""
+    if document.proof is None:
+        return "unproven"
+    found = [c for c in document.proof.comparisons if c.target == kind]
+    errors = [c.scaled_error for c in found if not math.isnan(c.scaled_error)]
+    return f"{max(errors):.1e}" if errors else "shapes only" if found else "-"
 
 
 def _row(comparison: Any) -> tuple[str, ...]:

@@ -32,7 +32,7 @@ from converter.onnxfile.wire import tag
 
 __all__ = ["FRAMEWORK", "SUFFIX", "write"]
 
-FRAMEWORK = None  # of any source
+FRAMEWORK = "onnx"
 
 SUFFIX = ".onnx"
 _GRAPH, _INITIALIZER, _RAW_DATA = 7, 5, 9

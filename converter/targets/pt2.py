@@ -7,12 +7,11 @@ a trainable module of it. The format: https://docs.pytorch.org/docs/stable/expor
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.errors import TargetError
-from converter.model import Array, Piece
+from converter.targets.brief import Brief, Run
 
 __all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
 
@@ -20,14 +19,14 @@ FRAMEWORK = "torch"
 SUFFIX = ".pt2"
 
 
-def write(native: Any, path: Path) -> list[Path]:
+def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the model has all that is needed
     """Save the piece's program; returns the files made.
 
     Raises:
         TargetError: PyTorch cannot export the piece or write what it exported.
     """
     try:
-        importlib.import_module("torch").export.save(native.program, path)
+        importlib.import_module("torch").export.save(made.program, path)
     except (TargetError, OSError):
         raise
     except Exception as error:
@@ -35,13 +34,7 @@ def write(native: Any, path: Path) -> list[Path]:
     return [path]
 
 
-def reload(
-    path: Path,
-    piece: Piece,
-    native: Any,
-    *,
-    trust: bool,  # noqa: ARG001  # it is the file that was just written
-) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def reload(path: Path, made: Any, brief: Brief) -> Run:
     """What the file holds, as a function of the piece's inputs.
 
     Raises:
@@ -53,5 +46,6 @@ def reload(
     except Exception as error:
         raise TargetError(f"{path.name} does not load: {type(error).__name__}: {error}") from error
 
-    run = native.called(program)
-    return lambda feeds: dict(zip((spec.name for spec in piece.outputs), run(feeds), strict=True))
+    outputs = [spec.name for spec in brief.piece.outputs]
+    run = made.called(program.module())
+    return lambda feeds: dict(zip(outputs, run(feeds), strict=True))

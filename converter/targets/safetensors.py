@@ -7,12 +7,11 @@ The format: https://github.com/huggingface/safetensors.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.errors import TargetError
-from converter.model import Array, Piece
+from converter.targets.brief import Brief, Run
 
 __all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
 
@@ -29,27 +28,21 @@ def _package() -> Any:
         ) from error
 
 
-def write(native: Any, path: Path) -> list[Path]:
+def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the model has all that is needed
     """Save the piece's weights; returns the files made.
 
     Raises:
         TargetError: the package safetensors is missing.
     """
-    _package().save_file(native.state, path, metadata={"format": "pt"})
+    _package().save_file(made.state, path, metadata={"format": "pt"})
     return [path]
 
 
-def reload(
-    path: Path,
-    piece: Piece,  # noqa: ARG001  # the verb's
-    native: Any,
-    *,
-    trust: bool,  # noqa: ARG001  # nothing in it needs trust
-) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the model has all that is needed
     """The original architecture with the saved weights and no others, as a function of the piece's inputs.
 
     Raises:
         TargetError: the architecture does not know one of the names.
     """
-    run: Callable[[Mapping[str, Array]], dict[str, Array]] = native.restored(_package().load_file(path))
+    run: Run = made.restored(_package().load_file(path))
     return run

@@ -66,6 +66,10 @@ def _commit(scratch: Path, folder: Path) -> None:
     for path in files:
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    for path in scratch.iterdir():
+        old = folder / path.name
+        if path.is_dir() and old.is_dir() and not old.is_symlink():
+            shutil.rmtree(old)  # an artifact that is a folder has none of the old one's files
     for path in files:
         target = folder / path.relative_to(scratch)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -6,11 +6,10 @@ They load into the original architecture with `load_state_dict(…, strict=False
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from converter.model import Array, Piece
+from converter.targets.brief import Brief, Run
 
 __all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
 
@@ -18,24 +17,18 @@ FRAMEWORK = "torch"
 SUFFIX = ".pth"
 
 
-def write(native: Any, path: Path) -> list[Path]:
+def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the model has all that is needed
     """Save the piece's state_dict; returns the files made."""
-    importlib.import_module("torch").save(native.state, path)
+    importlib.import_module("torch").save(made.state, path)
     return [path]
 
 
-def reload(
-    path: Path,
-    piece: Piece,  # noqa: ARG001  # the verb's
-    native: Any,
-    *,
-    trust: bool,  # noqa: ARG001  # nothing in it needs trust
-) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
+def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the model has all that is needed
     """The original architecture with the saved weights and no others, as a function of the piece's inputs.
 
     Raises:
         TargetError: the architecture does not know one of the names.
     """
     state = importlib.import_module("torch").load(path, map_location="cpu", weights_only=True)
-    run: Callable[[Mapping[str, Array]], dict[str, Array]] = native.restored(state)
+    run: Run = made.restored(state)
     return run

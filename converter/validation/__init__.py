@@ -3,13 +3,13 @@
 from converter.validation.certificate import Certificate
 from converter.validation.comparison import Comparison, compare
 from converter.validation.shapes import check_shapes
-from converter.validation.validate import Candidate, validate
+from converter.validation.validate import Candidate, Judge
 
 __all__ = [
     "Candidate",
     "Certificate",
     "Comparison",
+    "Judge",
     "check_shapes",
     "compare",
-    "validate",
 ]

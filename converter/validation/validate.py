@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from converter.errors import ValidationError
 from converter.model import Array, Boundary, Source
 from converter.validation.comparison import Comparison, compare, spread_of
 
-__all__ = ["Candidate", "validate"]
+__all__ = ["Candidate", "Judge"]
 
 Feeds = dict[str, Array]
 
@@ -26,52 +27,78 @@ class Candidate:
         starts: boundaries that it takes as inputs: fed with the framework's own activations.
         ends: boundaries that it puts out, with the name each has in the artifact.
         run: the artifact itself, reloaded from the bytes that ship.
+        precision: what it computes in, where that is less than the source's own.
+        target: its kind.
     """
 
     name: str
     starts: tuple[Boundary, ...]
     ends: tuple[tuple[Boundary, str], ...]
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    precision: str | None = None
+    target: str = "onnx"
 
 
-def validate(
-    source: Source,
-    candidates: Sequence[Candidate],
-    batches: Sequence[Feeds],
-    compositions: Sequence[tuple[Candidate, Candidate]] = (),
-) -> tuple[Comparison, ...]:
-    """Compare every output of every candidate with the framework's answer at the same layer.
+class Judge:
+    """The framework's own answers, to which artifacts are held; each is computed once, when it is needed.
 
     Args:
         source: runs the framework itself.
-        candidates: each is fed with the model's inputs, its starts with what the framework has there.
+        boundaries: where its answers are wanted.
         batches: inputs of the model.
-        compositions: (trunk, head) pairs: the head is also run on the trunk's outputs.
-
-    Raises:
-        ValidationError: a candidate does not run at all.
     """
-    wanted = {b.value: b for c in candidates for b in c.starts}
-    wanted |= {b.value: b for c in candidates for b, _ in c.ends}
-    references = [source.run(feeds, list(wanted.values())) for feeds in batches]
-    parts = [{v: _parts(r[v]) for v in wanted} for r in references]
-    spreads = {
-        (value, index): spread_of([p[value][index] for p in parts if index < len(p[value])])
-        for value in wanted
-        for index in range(max(len(p[value]) for p in parts))
-    }
-    comparisons = []
-    for feeds, reference in zip(batches, references, strict=True):
-        size = next((len(value) for value in feeds.values() if np.ndim(value)), 1)
-        for candidate in candidates:
-            got = _run(candidate, {**feeds, **{b.name: reference[b.value] for b in candidate.starts}})
-            comparisons += _compare(candidate, candidate.name, size, got, reference, spreads)
-        for trunk, head in compositions:
-            crossing = _run(trunk, feeds)
-            got = _run(head, {**feeds, **crossing})
-            name = f"{head.name}∘{trunk.name}"
-            comparisons += _compare(head, name, size, got, reference, spreads)
-    return tuple(comparisons)
+
+    def __init__(self, source: Source, boundaries: Iterable[Boundary], batches: Sequence[Feeds]) -> None:
+        self._source = source
+        self._wanted = {b.value: b for b in boundaries}
+        self._batches = batches
+
+    @cached_property
+    def _references(self) -> list[dict[str, Array]]:
+        return [self._source.run(feeds, list(self._wanted.values())) for feeds in self._batches]
+
+    @cached_property
+    def _spreads(self) -> dict[tuple[str, int], float]:
+        parts = [{v: _parts(r[v]) for v in self._wanted} for r in self._references]
+        return {
+            (value, index): spread_of([p[value][index] for p in parts if index < len(p[value])])
+            for value in self._wanted
+            for index in range(max(len(p[value]) for p in parts))
+        }
+
+    def feeds(self, starts: Sequence[Boundary]) -> list[Feeds]:
+        """For each batch the model's inputs, and what the framework has at these boundaries."""
+        if not starts:
+            return [dict(feeds) for feeds in self._batches]
+        return [
+            {**feeds, **{b.name: reference[b.value] for b in starts}}
+            for feeds, reference in zip(self._batches, self._references, strict=True)
+        ]
+
+    def compare(
+        self, candidates: Sequence[Candidate], compositions: Sequence[tuple[Candidate, Candidate]] = ()
+    ) -> tuple[Comparison, ...]:
+        """Compare every output of every candidate with the framework's answer at the same layer.
+
+        Args:
+            candidates: each is fed with the model's inputs, its starts with what the framework has there.
+            compositions: (trunk, head) pairs: the head is also run on the trunk's outputs.
+
+        Raises:
+            ValidationError: a candidate does not run at all.
+        """
+        comparisons = []
+        for feeds, reference in zip(self._batches, self._references, strict=True):
+            size = next((len(value) for value in feeds.values() if np.ndim(value)), 1)
+            for candidate in candidates:
+                got = _run(candidate, {**feeds, **{b.name: reference[b.value] for b in candidate.starts}})
+                comparisons += _compare(candidate, candidate.name, size, got, reference, self._spreads)
+            for trunk, head in compositions:
+                crossing = _run(trunk, feeds)
+                got = _run(head, {**feeds, **crossing})
+                name = f"{head.name}∘{trunk.name}"
+                comparisons += _compare(head, name, size, got, reference, self._spreads)
+        return tuple(comparisons)
 
 
 def _run(candidate: Candidate, feeds: Feeds) -> Mapping[str, Array]:
@@ -97,7 +124,8 @@ def _compare(
             label = f"{boundary.name}[{index}]" if several else boundary.name
             a, b = (part[index] if index < len(part) else None for part in (found, expected))
             spread = spreads.get((boundary.value, index), 0.0)
-            comparisons.append(compare(name, label, size, a, b, spread=spread))
+            made = compare(name, label, size, a, b, spread=spread, precision=candidate.precision)
+            comparisons.append(dataclasses.replace(made, target=candidate.target))
     return comparisons
 
 

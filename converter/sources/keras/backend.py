@@ -2,47 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import importlib
 import logging
 import os
 import sys
-import tempfile
-from collections.abc import Iterator
 from typing import Any
 
 from converter.errors import SourceError, UnknownModelError
+from converter.quiet import quiet
 
-__all__ = ["keras", "quiet_stderr", "tensorflow", "tf2onnx"]
+__all__ = ["keras", "tensorflow", "tf2onnx"]
 
 _INSTALL = "pip install 'converter[keras]' brings TensorFlow, Keras and tf2onnx"
-
-
-@contextlib.contextmanager
-def quiet_stderr() -> Iterator[None]:
-    """Hold back what C++ libraries write to stderr; show it if the block raises.
-
-    TensorFlow's start-up lines go to file descriptor 2 before any setting can reach them.
-    """
-    try:
-        saved = os.dup(2)
-    except OSError:  # no stderr at all (a daemon): nothing to hold back
-        yield
-        return
-    with tempfile.TemporaryFile() as held:
-        sys.stderr.flush()
-        os.dup2(held.fileno(), 2)
-        try:
-            yield
-        except BaseException:
-            os.dup2(saved, 2)
-            held.seek(0)
-            os.write(2, held.read()[-4000:])
-            raise
-        finally:
-            os.dup2(saved, 2)
-            os.close(saved)
 
 
 def _import(name: str) -> Any:
@@ -59,7 +31,7 @@ def _import(name: str) -> Any:
 def tensorflow() -> Any:
     """The module `tensorflow`, without its start-up chatter."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with quiet_stderr():
+    with quiet():
         module = _import("tensorflow")
     module.get_logger().setLevel(logging.ERROR)
     return module
@@ -75,7 +47,7 @@ def keras() -> Any:
     if "keras" not in sys.modules:
         os.environ["KERAS_BACKEND"] = "tensorflow"
     tensorflow()
-    with quiet_stderr():
+    with quiet():
         module = _import("keras")
     if int(module.__version__.partition(".")[0]) < 3:
         raise SourceError(f"Keras 3 or newer is needed, got {module.__version__}", hint=_INSTALL)
@@ -91,7 +63,7 @@ def keras() -> Any:
 def tf2onnx() -> Any:
     """The module `tf2onnx.tfonnx`, told to speak of errors only."""
     tensorflow()
-    with quiet_stderr():
+    with quiet():
         module = _import("tf2onnx.tfonnx")
     logging.getLogger("tf2onnx").setLevel(logging.ERROR)
     return module

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from converter.sources.keras import backend
+from converter.quiet import quiet
 
 __all__ = ["inlined"]
 
@@ -48,5 +48,5 @@ def inlined(graph: Any, fetches: Sequence[str]) -> Any:
     options.min_graph_nodes = -1  # small graphs, too
     options.optimizers.append("function")
     options.function_optimization = rewriter_config_pb2.RewriterConfig.AGGRESSIVE
-    with backend.quiet_stderr():
+    with quiet():
         return tf_optimizer.OptimizeGraph(config, meta_graph)

@@ -16,6 +16,7 @@ from onnx_ir.passes import common
 
 from converter.errors import SourceError
 from converter.model import LAYER, LayeredModel
+from converter.quiet import quiet
 from converter.sources.keras import backend
 from converter.sources.keras.trace import Trace
 
@@ -77,7 +78,7 @@ def _drains(graph_def: Any, ends: Sequence[str]) -> list[str]:
 
 def _process(graph_def: Any, inputs: list[str], outputs: list[str], opset: int) -> Any:
     tf, tfonnx = backend.tensorflow(), backend.tf2onnx()
-    with backend.quiet_stderr(), tf.Graph().as_default() as graph:
+    with quiet(), tf.Graph().as_default() as graph:
         tf.import_graph_def(graph_def, name="")
         try:
             translated = tfonnx.process_tf_graph(

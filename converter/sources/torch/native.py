@@ -90,14 +90,13 @@ class NativePiece:
             raise TargetError(f"the original architecture does not know {', '.join(unexpected[:4])}")
         return lambda feeds: self._run(model, feeds)
 
-    def called(self, program: Any) -> Callable[[Mapping[str, Array]], list[Array]]:
-        """A program of the piece as a function of its inputs by name.
+    def called(self, module: Any) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A module that computes the piece as a function of its inputs by name.
 
         Raises:
-            ValidationError: when called: the program refuses what the piece takes.
+            ValidationError: when called: the module refuses what the piece takes.
         """
         torch = backend.torch()
-        module = program.module()
         names = [spec.name for spec in (*self.inputs, *(boundary.spec for boundary in self.starts))]
 
         def run(feeds: Mapping[str, Array]) -> list[Array]:
@@ -105,7 +104,7 @@ class NativePiece:
                 with torch.no_grad():
                     results = module(*(as_tensor(feeds[name]) for name in names))
             except Exception as error:
-                raise ValidationError(f"the program does not run: {type(error).__name__}: {error}") from error
+                raise ValidationError(f"the module does not run: {type(error).__name__}: {error}") from error
             return [as_array(r) for r in (results if isinstance(results, tuple) else (results,))]
 
         return run

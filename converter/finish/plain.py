@@ -1,0 +1,117 @@
+"""A piece drawn as the author of a model would draw it, for models of another framework.
+
+What `converter.finish.passes` does to make a graph fast, folding weights into one another, would leave
+nothing to train. Here constants are folded, transposes cancelled and names kept, and what exporters spell
+out (a LayerNormalization, a Dense with its bias, a GELU) is put together again.
+
+Requires: a valid graph; layer boundaries may still be tensors of their own. Ensures: the same values up to
+rounding; weights are the source's own, moved or reshaped at most.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection
+
+import onnx_ir as ir
+import onnxscript.optimizer
+from onnx_ir.passes import common
+
+from converter.finish.absorb import absorb_flatten, bias_into_convolutions
+from converter.finish.channels import spread_channels_last, turn_ends
+from converter.finish.cleanup import (
+    by_layer,
+    remove_identities,
+    remove_unused,
+    weights_keep_their_names,
+)
+from converter.finish.dense import DERIVED
+from converter.finish.graphs import main_domain
+from converter.finish.layout import cancel_transposes
+from converter.finish.lift import lift
+from converter.finish.sizes import fold_sizes, foldable
+from converter.model import Piece, Plain
+
+__all__ = ["plain"]
+
+_NO_LIMIT = 1 << 62
+# What may be done to a weight once for all: it moves, and stays what it is.
+_MOVES = frozenset("Cast Identity Reshape Squeeze Transpose Unsqueeze".split())
+
+
+def plain(
+    piece: Piece,
+    weights: Collection[str] | None,
+    trainable: Collection[str] | None = None,
+    known: Callable[[tuple[str, str, int]], bool] | None = None,
+    *,
+    channels_last: bool = False,
+    native_layout: bool = False,
+) -> Plain:
+    """Draw a piece plainly; the piece itself is left alone.
+
+    Args:
+        piece: a piece with a graph in memory, unfinished where the source is a framework.
+        weights: names of the initializers that are weights; None for all floats of more than one element.
+        trainable: those of them that the source trains; None for all.
+        known: whether an operator, as (domain, operator, since-version), is left as it is; others are
+            written out as ONNX defines them, where it does. None leaves all.
+        channels_last: for a framework whose layers take channels last.
+        native_layout: leave out transposes at the model's inputs and outputs; `turned` says which they were.
+    """
+    assert isinstance(piece.graph, ir.Model)
+    model = piece.graph.clone()
+    own = _weights(model) if weights is None else set(weights) & set(model.graph.initializers)
+    remove_identities(model)
+    weights_keep_their_names(model)
+    _fold(model, own)
+    lift(model, own)
+    _fold(model, None)
+    fold_sizes(model)
+    bias_into_convolutions(model)
+    remove_unused(model)
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+    if channels_last:
+        spread_channels_last(model)
+    cancel_transposes(model, outward=True)
+    absorb_flatten(model)
+    inputs, outputs = piece.inputs, piece.outputs
+    turned: dict[str, tuple[int, ...]] = {}
+    if native_layout:
+        inputs, outputs, turned = turn_ends(model, inputs, outputs)
+    common.CommonSubexpressionEliminationPass()(model)
+    remove_identities(model)
+    remove_unused(model)
+    common.TopologicalSortPass()(model)
+    by_layer(dataclasses.replace(piece, graph=model))
+    initializers = model.graph.initializers
+    kept = frozenset(n for n, value in initializers.items() if n in own or value.meta.get(DERIVED) in own)
+    frozen = frozenset() if trainable is None else kept - set(trainable)
+    return Plain(piece.role, model, inputs, outputs, kept, frozen, turned)
+
+
+def _weights(model: ir.Model) -> set[str]:
+    found = model.graph.initializers.items()
+    tensors = ((name, value.const_value) for name, value in found)
+    return {name for name, t in tensors if t is not None and t.dtype.is_floating_point() and t.size > 1}
+
+
+def _fold(model: ir.Model, weights: Collection[str] | None) -> None:
+    """Fold constants; with weights given, nothing that computes something new from one of them."""
+    made: set[ir.Value] = set()
+
+    def should_fold(node: ir.Node) -> bool | None:
+        read = [v for v in node.inputs if v is not None]
+        moves = main_domain(node) and node.op_type in _MOVES
+        if weights is not None and not moves and any(v.name in weights or v in made for v in read):
+            made.update(node.outputs)
+            return False
+        return foldable(node)
+
+    onnxscript.optimizer.fold_constants(
+        model,
+        onnx_shape_inference=True,
+        input_size_limit=_NO_LIMIT,
+        output_size_limit=_NO_LIMIT,
+        should_fold=should_fold,
+    )

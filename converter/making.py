@@ -1,0 +1,155 @@
+"""What targets are made of: the finished ONNX file, the framework's own model, or one rebuilt."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from converter.errors import TargetError
+from converter.finish import plain, restate
+from converter.model import Array, Piece, Plain, Source
+from converter.onnxfile import Excerpt
+from converter.request import Pieces, Request
+from converter.targets import TARGETS, Brief, Run
+
+__all__ = ["Workshop"]
+
+# The framework that a target is made in → what rebuilds models in it, and whether channels come last there.
+_REBUILDERS = {"torch": ("converter.rebuilding.torch", False), "keras": ("converter.rebuilding.keras", True)}
+
+
+@dataclasses.dataclass
+class Workshop:
+    """Makes what targets are made of, each once, when the first target asks for it.
+
+    Attributes:
+        source: the source.
+        made: its pieces.
+        request: what was asked for.
+        folder: where ONNX files that targets are made of, but that nobody asked for, may lie for a while.
+        calibration: inputs of a piece as the framework has them there.
+    """
+
+    source: Source
+    made: Pieces
+    request: Request
+    folder: Path
+    calibration: Callable[[Piece], Sequence[Mapping[str, Array]]]
+    _found: dict[tuple[str, str], Any] = dataclasses.field(default_factory=dict)
+    _drawn: dict[tuple[str, str], Plain] = dataclasses.field(default_factory=dict)
+
+    def write(self, kind: str, piece: Piece, folder: Path) -> list[Path]:
+        """Make an artifact of a piece; returns the files.
+
+        Raises:
+            TargetError: it cannot be made.
+        """
+        target = TARGETS[kind]
+        if hasattr(target, "expect"):
+            target.expect()
+        path = folder / f"{piece.role}{target.SUFFIX}"
+        files: list[Path] = target.write(self._ingredient(kind, piece), path, self._brief(kind, piece))
+        return files
+
+    def reload(self, kind: str, piece: Piece, folder: Path) -> Run:
+        """The artifact that was written, loaded again, as a function between the source's own tensors.
+
+        Raises:
+            TargetError: it does not load.
+        """
+        target = TARGETS[kind]
+        path = folder / f"{piece.role}{target.SUFFIX}"
+        run: Run = target.reload(path, self._ingredient(kind, piece), self._brief(kind, piece))
+        turned = self._turned(kind, piece)
+        if not turned:
+            return run
+
+        def turn(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            given = {n: a.transpose(turned[n]) if n in turned else a for n, a in feeds.items()}
+            return {
+                n: a.transpose(np.argsort(turned[n])) if n in turned else a for n, a in run(given).items()
+            }
+
+        return turn
+
+    def turned(self, kind: str, piece: Piece) -> dict[str, list[int]]:
+        """Inputs and outputs of an artifact whose axes are not in the source's order → the permutation."""
+        return {name: list(perm) for name, perm in self._turned(kind, piece).items()}
+
+    def _rebuilt(self, kind: str) -> bool:
+        target = TARGETS[kind]
+        own = self.source.info.kind == target.FRAMEWORK
+        return target.FRAMEWORK in _REBUILDERS and (not own or getattr(target, "REBUILT", False))
+
+    def _turned(self, kind: str, piece: Piece) -> Mapping[str, tuple[int, ...]]:
+        return self._plain(kind, piece).turned if self._rebuilt(kind) else {}
+
+    def _brief(self, kind: str, piece: Piece) -> Brief:
+        if not self._rebuilt(kind):
+            return Brief(piece, lambda: self.calibration(piece), self.request.trust)
+        drawn = self._plain(kind, piece)
+        own = dataclasses.replace(piece, inputs=drawn.inputs, outputs=drawn.outputs)
+
+        def calibration() -> list[dict[str, Array]]:
+            return [
+                {n: a.transpose(drawn.turned[n]) if n in drawn.turned else a for n, a in feeds.items()}
+                for feeds in self.calibration(piece)
+            ]
+
+        return Brief(own, calibration, self.request.trust)
+
+    def _ingredient(self, kind: str, piece: Piece) -> Any:
+        framework = TARGETS[kind].FRAMEWORK
+        form = f"rebuilt {framework}" if self._rebuilt(kind) else framework
+        key = form, piece.role
+        if key not in self._found:
+            try:
+                self._found[key] = self._make(form, kind, piece)
+            except TargetError as error:
+                self._found[key] = error
+        found = self._found[key]
+        if isinstance(found, TargetError):
+            raise found
+        return found
+
+    def _make(self, form: str, kind: str, piece: Piece) -> Any:
+        if form == "onnx":
+            path = self.folder / f"{piece.role}.onnx"
+            self.folder.mkdir(parents=True, exist_ok=True)
+            TARGETS["onnx"].write(piece, path, {})
+            return path
+        if form == self.source.info.kind:
+            names = [spec.name for spec in piece.model_inputs]
+            return self.source.native(names, piece.starts, piece.ends)
+        module, _ = _REBUILDERS[TARGETS[kind].FRAMEWORK]
+        return importlib.import_module(module).rebuild(self._plain(kind, piece))
+
+    def _plain(self, kind: str, piece: Piece) -> Plain:
+        """The piece drawn plainly, for the framework of a target."""
+        framework = TARGETS[kind].FRAMEWORK
+        key = framework, piece.role
+        if key not in self._drawn:
+            module, channels_last = _REBUILDERS[framework]
+            own = self.source.info.kind != "onnx"
+            self._drawn[key] = plain(
+                self._raw(piece),
+                set(self.source.weights()) if own else None,
+                set(self.source.trainable()) if own else None,
+                importlib.import_module(module).table.__contains__,
+                channels_last=channels_last,
+                native_layout=self.request.layout == "native",
+            )
+        return self._drawn[key]
+
+    def _raw(self, piece: Piece) -> Piece:
+        """The piece before it was finished."""
+        raw = next(raw for raw in self.made.raw if raw.role == piece.role)
+        if isinstance(raw.graph, Excerpt):
+            raw = dataclasses.replace(raw)
+            restate(raw, None)
+        return raw

@@ -1,0 +1,52 @@
+"""ONNX Runtime's own format, which its builds for phones load without an ONNX parser.
+
+The format: https://onnxruntime.ai/docs/performance/model-optimizations/ort-format-models.html.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from converter.errors import ConverterError, TargetError
+from converter.runtime import Session, save_ort
+from converter.targets.brief import Brief, Run
+
+__all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
+
+FRAMEWORK = "onnx"
+SUFFIX = ".ort"
+# A flatbuffer with all weights inside; its offsets are signed 32-bit numbers.
+_LIMIT = 2**31 - 2**20
+
+
+def write(made: Path, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the file has all that is needed
+    """Convert an ONNX file, the data beside it included; returns the files made.
+
+    Raises:
+        TargetError: too large for the format, or ONNX Runtime cannot convert it.
+    """
+    total = sum(file.stat().st_size for file in (made, made.with_name(f"{made.name}.data")) if file.exists())
+    if total > _LIMIT:
+        raise TargetError(
+            f"{path.name} would have {total / 1e9:.1f} GB: an .ort file has 2 GB at most",
+            hint="the ONNX artifact does not have this limit",
+        )
+    try:
+        save_ort(made, path)
+    except ConverterError as error:
+        raise TargetError(f"{path.name} cannot be made: {error.message}", hint=error.hint) from error
+    return [path]
+
+
+def reload(path: Path, made: Path, brief: Brief) -> Run:  # noqa: ARG001  # the file has all that is needed
+    """The file in ONNX Runtime on the CPU, as a function from the piece's inputs to its outputs.
+
+    Raises:
+        TargetError: ONNX Runtime does not load what it saved.
+    """
+    try:
+        session = Session(path)
+    except ConverterError as error:
+        raise TargetError(error.message, hint=error.hint) from error
+    names = [spec.name for spec in brief.piece.outputs]
+    return lambda feeds: session.run(feeds, names)
