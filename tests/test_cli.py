@@ -438,7 +438,17 @@ def test_keras_target_inside_a_loop(structure: Any, here: Path) -> None:
     structure("time_distributed").save("video.keras")
     message = refused(6, "convert", "video.keras", "--to", "frames/conv@2", "--targets", "onnx,keras")
     assert "cut at the layer around it" in message
-    assert not Path("build").exists()
+    (folder,) = Path("build").iterdir()
+    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "trunk.onnx"]
+    report = json.loads((folder / "report.json").read_text())
+    jsonschema.validate(report, SCHEMA)
+    assert [failed["kind"] for failed in report["failures"]] == ["keras"]
+    assert report["validation"]["status"] == "passed"
+    message = refused(
+        6, "convert", "video.keras", "--to", "frames/conv@2", "--targets", "keras", "--output", "k"
+    )
+    assert "cut at the layer around it" in message
+    assert not Path("k").exists()
 
 
 @pytest.mark.parametrize(

@@ -191,7 +191,7 @@ def test_a_head_fitted_on_channels_last_serves_a_piece_with_channels_first(tmp_p
         ({"--holdout": "1.5"}, 2, "between 0 and 1"),
         ({"--l2": "0"}, 2, "above 0"),
         ({"--epochs": "0"}, 2, "1 or more"),
-        ({"--targets": "onnx,keras"}, 6, "native model of keras"),
+        ({"--targets": "tensorrt"}, 6, "pip install 'converter[tensorrt]'"),
     ],
 )
 def test_what_cannot_be_fitted(

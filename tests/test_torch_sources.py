@@ -103,7 +103,7 @@ def test_a_factory_with_weights_from_a_file(
         (["{factory}:broken", *EXAMPLES], 3, "has no attribute 'gone'"),
         (["{factory}:net", *EXAMPLES, "--to", "dens"], 4, "the nearest names are dense"),
         (["{factory}:net", *EXAMPLES, "--dynamic", "ids:7=x"], 2, "expected image, sequence or INPUT:AXIS"),
-        (["{factory}:net", *EXAMPLES, "--targets", "keras"], 6, "is a native model of keras"),
+        (["{factory}:net", *EXAMPLES, "--targets", "tensorrt"], 6, "pip install 'converter[tensorrt]'"),
         (["{factory}:net", *EXAMPLES, "--weights", "{other}"], 3, "do not fit Net: no embed.weight"),
         (["{factory}:net", *EXAMPLES, "--weights", "{factory}"], 3, "not a readable file of PyTorch"),
         (["{other}"], 3, "holds weights without the model"),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from converter import __version__
-from converter.errors import ConverterError
+from converter.errors import ConverterError, TargetError
 
-__all__ = ["app", "fail"]
+__all__ = ["app", "explain", "fail"]
 
 app = typer.Typer(
     name="converter",
@@ -36,6 +36,19 @@ def _main(
     ] = False,
 ) -> None:
     pass
+
+
+def explain(error: ConverterError, terminal: Any, folder: str, *, as_json: bool) -> NoReturn:
+    """Print what a run found out before it failed, then the error, and leave with its exit code."""
+    report = getattr(error, "report", None)
+    if report is not None:
+        if isinstance(error, TargetError):  # others were written
+            terminal.report(report, folder)
+        else:
+            terminal.comparisons(report)
+        if as_json:
+            print(report.as_json(), end="")
+    fail(error)
 
 
 def fail(error: ConverterError) -> NoReturn:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.app import app, explain
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -23,7 +23,7 @@ from converter.cli.options import (
     WholeOption,
     parted,
 )
-from converter.errors import ConverterError, TargetError
+from converter.errors import ConverterError
 
 __all__ = ["convert", "folder_name"]
 
@@ -160,6 +160,7 @@ def convert(
 
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
+    folder = output or Path("build")
     axes = tuple(dynamic or ())
     libraries = tuple(custom_ops or ())
     how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole, libraries)
@@ -202,15 +203,7 @@ def convert(
         document = run(model, request, folder, terminal.stage, timings)
         terminal.report(document, str(folder))
     except ConverterError as error:
-        report = getattr(error, "report", None)
-        if report is not None:
-            if isinstance(error, TargetError):
-                terminal.report(report, str(folder))
-            else:
-                terminal.comparisons(report)
-            if as_json:
-                print(report.as_json(), end="")
-        fail(error)
+        explain(error, terminal, str(folder), as_json=as_json)
     if as_json:
         print(document.as_json(), end="")
 

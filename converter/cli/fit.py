@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.app import app, explain
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -100,6 +100,7 @@ def fit(
 
     terminal = Terminal(Console(stderr=as_json, quiet=as_json))
     timings = Timings()
+    folder = output or Path("build")
     libraries = tuple(custom_ops or ())
     how = Opening(
         weights,
@@ -139,6 +140,6 @@ def fit(
         document = run(model, wanted, request, folder, terminal.stage, timings)
         terminal.report(document, str(folder))
     except ConverterError as error:
-        fail(error)
+        explain(error, terminal, str(folder), as_json=as_json)
     if as_json:
         print(document.as_json(), end="")

@@ -28,7 +28,7 @@ Perm = tuple[int, ...]
 _ELEMENTWISE = frozenset(
     "Abs Acos Acosh Asin Asinh Atan Atanh BitwiseNot Cast Ceil Celu Clip Cos Cosh Elu Erf Exp Floor Gelu "
     "HardSigmoid HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Not Reciprocal Relu Round Selu "
-    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Tan Tanh ThresholdedRelu "
+    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu "
     "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqual Less LessOrEqual Max Mean "
     "Min Mod Mul Or PRelu Pow Sub Sum Where Xor".split()
 )
@@ -243,8 +243,16 @@ def _gain(region: Sequence[_Member], perm: Perm, outward: bool) -> int:
                 gain += 1
             elif after is None:
                 wanted_back = True
-        gain -= wanted_back
+        gain -= wanted_back and not _moves_ones_alone(value, perm)
     return gain
+
+
+def _moves_ones_alone(value: ir.Value, perm: Perm) -> bool:
+    """Whether transposing moves no data: pooled images are of size one, and a Reshape turns them."""
+    if value.shape is None:
+        return False
+    moved = [axis for axis in perm if value.shape[axis] != 1]
+    return moved == sorted(moved)
 
 
 def _exit(node: ir.Node, graph: object) -> Perm | None:

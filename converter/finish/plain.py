@@ -26,11 +26,13 @@ from converter.finish.cleanup import (
     weights_keep_their_names,
 )
 from converter.finish.dense import DERIVED
+from converter.finish.expand import expand
 from converter.finish.graphs import main_domain
 from converter.finish.layout import cancel_transposes
 from converter.finish.lift import lift
 from converter.finish.sizes import fold_sizes, foldable
 from converter.model import Piece, Plain
+from converter.schemas import since
 
 __all__ = ["plain"]
 
@@ -62,6 +64,8 @@ def plain(
     assert isinstance(piece.graph, ir.Model)
     model = piece.graph.clone()
     own = _weights(model) if weights is None else set(weights) & set(model.graph.initializers)
+    if known is not None:
+        expand(model, lambda node: not known(_key(model, node)))
     remove_identities(model)
     weights_keep_their_names(model)
     _fold(model, own)
@@ -88,6 +92,12 @@ def plain(
     kept = frozenset(n for n, value in initializers.items() if n in own or value.meta.get(DERIVED) in own)
     frozen = frozenset() if trainable is None else kept - set(trainable)
     return Plain(piece.role, model, inputs, outputs, kept, frozen, turned)
+
+
+def _key(model: ir.Model, node: ir.Node) -> tuple[str, str, int]:
+    domain = "" if node.domain == "ai.onnx" else node.domain
+    opset = node.version or model.opset_imports.get(node.domain, 1)
+    return domain, node.op_type, since(domain, node.op_type, opset)
 
 
 def _weights(model: ir.Model) -> set[str]:

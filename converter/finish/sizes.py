@@ -46,7 +46,10 @@ def fold_sizes(model: ir.Model) -> None:
     for node in model.graph:
         if not main_domain(node):
             continue
-        if node.op_type == "Reshape":
+        if node.op_type == "Reshape" and node.inputs[0] in known:
+            if len(known[node.inputs[0]]) == 1:
+                known[node.outputs[0]] = known[node.inputs[0]]
+        elif node.op_type == "Reshape":
             _fix_target(node, known)
         elif node.op_type in _EVALUATE and len(node.outputs) == 1:
             sizes = _evaluate(node, known)
@@ -60,11 +63,12 @@ def fold_sizes(model: ir.Model) -> None:
 def _fix_target(node: ir.Node, known: dict[ir.Value, _Sizes]) -> None:
     target = node.inputs[1]
     sizes = known.get(target) if target is not None else None
-    if sizes is None or node.attributes.get_int("allowzero"):
+    if sizes is None:
         return
     wanted = np.array([-1 if size is None else size for size in sizes], np.int64)
-    if (wanted == -1).sum() > 1:
+    if (wanted == -1).sum() > 1 or (node.attributes.get_int("allowzero", 0) and 0 in wanted):
         return
+    node.attributes.pop("allowzero", None)
     node.replace_input_with(1, make_constant(node, wanted))
     if 0 not in wanted:
         node.outputs[0].shape = ir.Shape([int(size) if size > 0 else None for size in wanted])

@@ -8,11 +8,11 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from converter.errors import TargetError
 from converter.model import CHANNELS_LAST, LAYER, Array, Plain
+from converter.schemas import schema_of, since
 
 __all__ = ["Node", "Unsupported", "nodes_of"]
 
@@ -65,10 +65,7 @@ class Node:
     @cached_property
     def since(self) -> int:
         """The version of the operator: the opset that its definition came with; 1 where none is known."""
-        try:
-            return int(onnx.defs.get_schema(self.op, self.opset, self.domain).since_version)
-        except onnx.defs.SchemaError:
-            return 1
+        return since(self.domain, self.op, self.opset)
 
     @property
     def inputs(self) -> tuple[ir.Value | None, ...]:
@@ -91,10 +88,8 @@ class Node:
         """An attribute as a Python value, its declared default where it is not given; tensors as arrays."""
         if name in self.raw.attributes:
             return _python(self.raw.attributes[name])
-        try:
-            declared = onnx.defs.get_schema(self.op, self.opset, self.domain).attributes.get(name)
-        except onnx.defs.SchemaError:
-            declared = None
+        schema = schema_of(self.domain, self.op, self.opset)
+        declared = None if schema is None else schema.attributes.get(name)
         if declared is not None and declared.default_value.type:
             return _python(ir.from_proto(declared.default_value))
         return default
