@@ -40,7 +40,7 @@ help:
 	@echo '  HEAD=     new layers on CUT: gap,dense(5,softmax) (converter convert --help has the words)'
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
-	@echo '  TARGETS=  onnx (default), keras, pt2, state_dict, safetensors, by commas'
+	@echo '  TARGETS=  onnx (default), torch, keras, tflite, openvino … by commas (docs/handoff.md has them all)'
 	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
 	@echo '`$(BIN)/converter --help` tells the rest: new heads, fit, plan, rank.'
 

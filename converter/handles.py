@@ -12,7 +12,9 @@ from converter import pipeline
 from converter.editing import Changes, Edited, edit
 from converter.errors import TargetError, UsageError, ValidationError
 from converter.fit import Fit, fit
+from converter.making import Workshop
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
+from converter.proving import Proof
 from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
 from converter.request import Request
@@ -357,6 +359,36 @@ class Cut:
             link=link,
             layout=layout,
         )
+
+    def native(self, framework: str, role: str = "", *, layout: str = "source", validate: bool = True) -> Any:
+        """A piece as a trainable model of a framework: a `torch.nn.Module` or a `keras.Model`.
+
+        Of a model of another framework, or of ONNX, it is built anew from the graph, of the framework's own
+        layers under the source's names; so are PyTorch's pieces of PyTorch models.
+
+        Args:
+            framework: `torch` or `keras`.
+            role: which piece, where there are two.
+            layout: `source`, or `native` as the framework's layers take and put out tensors.
+            validate: compare it with the source framework first.
+
+        Raises:
+            TargetError: an operator has no counterpart there.
+            ValidationError: it does not compute what the source computes.
+        """
+        if framework not in ("torch", "keras"):
+            raise UsageError(f"framework {framework!r}: expected torch or keras")
+        piece = self.piece(role) if role else self.pieces[0]
+        request = dataclasses.replace(self._request, layout=layout)
+        proof = Proof(self._source, self._made, request, framework, self._edited)
+        workshop = Workshop(self._source, self._made, request, Path(), proof.calibration)
+        model, run = workshop.native(framework, piece)
+        certificate = proof.hold(framework, piece, run) if validate else None
+        if certificate is not None and not certificate.passed:
+            first = certificate.failures()[0]
+            what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
+            raise ValidationError(f"{first.piece} {first.output}: {what}")
+        return model
 
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:
         changed = dict(options, samples=None if samples is None else Path(samples))

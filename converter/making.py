@@ -10,17 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import TargetError
+from converter.errors import SourceError, TargetError
 from converter.finish import plain, restate
 from converter.model import Array, Piece, Plain, Source
 from converter.onnxfile import Excerpt
 from converter.request import Pieces, Request
 from converter.targets import TARGETS, Brief, Run
+from converter.targets.keras_calls import called
 
 __all__ = ["Workshop"]
 
-# The framework that a target is made in → what rebuilds models in it, and whether channels come last there.
-_REBUILDERS = {"torch": ("converter.rebuilding.torch", False), "keras": ("converter.rebuilding.keras", True)}
+# Frameworks that models are rebuilt in; those of them whose layers have their channels last.
+_REBUILT_IN = frozenset(["torch", "keras"])
+_CHANNELS_LAST = frozenset(["keras"])
 
 
 @dataclasses.dataclass
@@ -65,6 +67,10 @@ class Workshop:
         target = TARGETS[kind]
         path = folder / f"{piece.role}{target.SUFFIX}"
         run: Run = target.reload(path, self._ingredient(kind, piece), self._brief(kind, piece))
+        return self._turning(kind, piece, run)
+
+    def _turning(self, kind: str, piece: Piece, run: Run) -> Run:
+        """What takes and puts out tensors in a framework's layout, for tensors in the source's."""
         turned = self._turned(kind, piece)
         if not turned:
             return run
@@ -77,6 +83,17 @@ class Workshop:
 
         return turn
 
+    def native(self, framework: str, piece: Piece) -> tuple[Any, Run]:
+        """A piece as a model of a framework, and it as a function between the source's own tensors.
+
+        Raises:
+            TargetError: it cannot be made.
+        """
+        made, brief = self._ingredient(framework, piece), self._brief(framework, piece)
+        if framework == "torch":
+            return made.module, self._turning(framework, piece, made.run)
+        return made, self._turning(framework, piece, called(made, brief))
+
     def turned(self, kind: str, piece: Piece) -> dict[str, list[int]]:
         """Inputs and outputs of an artifact whose axes are not in the source's order → the permutation."""
         return {name: list(perm) for name, perm in self._turned(kind, piece).items()}
@@ -84,7 +101,7 @@ class Workshop:
     def _rebuilt(self, kind: str) -> bool:
         target = TARGETS[kind]
         own = self.source.info.kind == target.FRAMEWORK
-        return target.FRAMEWORK in _REBUILDERS and (not own or getattr(target, "REBUILT", False))
+        return target.FRAMEWORK in _REBUILT_IN and (not own or getattr(target, "REBUILT", False))
 
     def _turned(self, kind: str, piece: Piece) -> Mapping[str, tuple[int, ...]]:
         return self._plain(kind, piece).turned if self._rebuilt(kind) else {}
@@ -126,22 +143,20 @@ class Workshop:
         if form == self.source.info.kind:
             names = [spec.name for spec in piece.model_inputs]
             return self.source.native(names, piece.starts, piece.ends)
-        module, _ = _REBUILDERS[TARGETS[kind].FRAMEWORK]
-        return importlib.import_module(module).rebuild(self._plain(kind, piece))
+        return _rebuilder(TARGETS[kind].FRAMEWORK).rebuild(self._plain(kind, piece))
 
     def _plain(self, kind: str, piece: Piece) -> Plain:
         """The piece drawn plainly, for the framework of a target."""
         framework = TARGETS[kind].FRAMEWORK
         key = framework, piece.role
         if key not in self._drawn:
-            module, channels_last = _REBUILDERS[framework]
             own = self.source.info.kind != "onnx"
             self._drawn[key] = plain(
                 self._raw(piece),
                 set(self.source.weights()) if own else None,
                 set(self.source.trainable()) if own else None,
-                importlib.import_module(module).table.__contains__,
-                channels_last=channels_last,
+                _rebuilder(framework).table.__contains__,
+                channels_last=framework in _CHANNELS_LAST,
                 native_layout=self.request.layout == "native",
             )
         return self._drawn[key]
@@ -153,3 +168,16 @@ class Workshop:
             raw = dataclasses.replace(raw)
             restate(raw, None)
         return raw
+
+
+def _rebuilder(framework: str) -> Any:
+    """The package that rebuilds models in a framework, which is imported without its chatter.
+
+    Raises:
+        TargetError: the framework is not installed.
+    """
+    try:
+        getattr(importlib.import_module(f"converter.sources.{framework}.backend"), framework)()
+    except SourceError as error:
+        raise TargetError(error.message, hint=error.hint) from error
+    return importlib.import_module(f"converter.rebuilding.{framework}")

@@ -15,7 +15,7 @@ from converter.report import Document
 from converter.request import Pieces, Request
 from converter.runtime import Session
 from converter.samples import draw, read_samples
-from converter.targets import TARGETS
+from converter.targets import TARGETS, Run
 from converter.validation import Candidate, Certificate, Comparison, Judge, check_shapes
 
 __all__ = ["Proof", "failure"]
@@ -93,6 +93,18 @@ class Proof:
             comparisons += original.compare([_unchanged(self.edited)])
         of = "shapes" if shapes else "values"
         return Certificate(self.provider, self._origin, comparisons, of=of), failures
+
+    def hold(self, name: str, piece: Piece, run: Run) -> Certificate:
+        """Compare what computes a piece with the framework.
+
+        Args:
+            name: how comparisons call it, and its kind.
+            piece: the piece.
+            run: from the piece's inputs to its outputs, by name.
+        """
+        ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
+        candidate = Candidate(f"{piece.role} in {name}", piece.starts, ends, run, target=name)
+        return Certificate(name, self._origin, self._judge.compare([candidate]))
 
     def _values(
         self, kind: str, workshop: Workshop, folder: Path, home: Path | None
