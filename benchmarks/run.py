@@ -14,6 +14,8 @@ HERE = Path(__file__).parent
 SCRIPTS = (
     "keras_export.py",
     "torch_export.py",
+    "handoff.py latency",
+    "handoff.py peer",
     "onnx_cut.py",
     "onnx_cut.py --scaling",
     "fit.py",

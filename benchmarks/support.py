@@ -41,11 +41,13 @@ NONE = "none"
 # ---------------------------------------------------------------- cases in processes of their own
 
 
-class _Worker:
+class Worker:
     """A child that answers one line of JSON for each, until it dies or is too slow."""
 
-    def __init__(self, command: Sequence[str]) -> None:
-        env = dict(os.environ, OMP_NUM_THREADS="1", TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
+    def __init__(self, command: Sequence[str], threads: int | None = 1) -> None:
+        env = dict(os.environ, TF_CPP_MIN_LOG_LEVEL="3", CUDA_VISIBLE_DEVICES="")
+        if threads is not None:
+            env["OMP_NUM_THREADS"] = str(threads)
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -95,13 +97,13 @@ def in_processes(command: Sequence[str], questions: Sequence[Any], workers: int)
         pending.put(number)
 
     def work() -> None:
-        worker: _Worker | None = None
+        worker: Worker | None = None
         while True:
             try:
                 number = pending.get_nowait()
             except queue.Empty:
                 break
-            worker = worker or _Worker(command)
+            worker = worker or Worker(command)
             try:
                 answers[number] = worker.ask(questions[number])
             except ChildProcessError as error:

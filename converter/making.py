@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.errors import SourceError, TargetError
-from converter.finish import plain, restate
+from converter.finish import plainly, restate
 from converter.model import Array, Piece, Plain, Source
 from converter.onnxfile import Excerpt
 from converter.request import Pieces, Request
@@ -151,7 +151,7 @@ class Workshop:
         key = framework, piece.role
         if key not in self._drawn:
             own = self.source.info.kind != "onnx"
-            self._drawn[key] = plain(
+            self._drawn[key] = plainly(
                 self._raw(piece),
                 set(self.source.weights()) if own else None,
                 set(self.source.trainable()) if own else None,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from converter.model import Piece, Plain
 
-__all__ = ["OPSETS", "finish", "name_by_layer", "plain", "restate"]
+__all__ = ["OPSETS", "finish", "name_by_layer", "plainly", "restate"]
 
 OPSETS = range(15, 24)
 
@@ -40,7 +40,7 @@ def name_by_layer(piece: Piece) -> None:
     by_layer(piece)
 
 
-def plain(
+def plainly(
     piece: Piece,
     weights: Collection[str] | None,
     trainable: Collection[str] | None,

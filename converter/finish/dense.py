@@ -60,7 +60,7 @@ def _of_gemm(node: ir.Node) -> ir.Node | None:
     turned = node.attributes.get_int("transA", 0) != 0
     if x is None or kernel is None or array is None or turned or scaled:
         return None
-    if constant_of(x) is not None or array.dtype.kind != "f":
+    if constant_of(x) is not None or array.dtype.kind != "f" or _tied(kernel):
         return None
     if node.attributes.get_int("transB", 0):
         kernel = rewritten(node, kernel, np.ascontiguousarray(array.T))
@@ -79,6 +79,11 @@ def _of_gemm(node: ir.Node) -> ir.Node | None:
         else:
             inputs.append(make_constant(node, np.full(array.shape[1], bias.reshape(()), bias.dtype)))
     return ir.node("Dense", inputs, domain=LIFTED)
+
+
+def _tied(kernel: ir.Value) -> bool:
+    """Whether something else than dense layers reads a kernel, so that it has to stay as it is."""
+    return any(use.node.op_type not in ("Dense", "Gemm", "MatMul") for use in kernel.uses())
 
 
 def _take_bias(graph: ir.Graph, dense: ir.Node) -> None:
@@ -143,6 +148,11 @@ def rewritten(near: ir.Node, weight: ir.Value, array: npt.NDArray[np.generic]) -
     name = weight.name
     assert isinstance(graph, ir.Graph)
     assert name is not None
+    for other in graph.initializers.values():
+        if other.meta.get(DERIVED) == name:
+            numbers = constant_of(other, _NO_LIMIT)
+            if numbers is not None and np.array_equal(numbers, array):
+                return other  # another layer reads it in the same way
     if len(weight.uses()) <= 1 and name in graph.initializers and not weight.is_graph_output():
         del graph.initializers[name]
         weight.name = None

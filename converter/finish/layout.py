@@ -328,6 +328,8 @@ def _member(node: ir.Node, perm: Perm) -> _Member | None:
         return _pad(node, perm)
     if op == "Slice":
         return _slice(node, perm)
+    if op == "Gather":
+        return _gather(node, perm)
     return None
 
 
@@ -434,6 +436,19 @@ def _slice(node: ir.Node, perm: Perm) -> _Member | None:
     if axes is None:
         return None
     return _Member(node, (0,), True, lambda: _set_axes(node, 3, _mapped(axes, perm)))
+
+
+def _gather(node: ir.Node, perm: Perm) -> _Member | None:
+    """A choice along one axis, by a list of places."""
+    places = constant_of(node.inputs[1])
+    if places is None or places.ndim != 1 or not _has_rank(node.inputs[0], len(perm)):
+        return None
+    axis = node.attributes.get_int("axis", 0) % len(perm)
+
+    def rewrite() -> None:
+        node.attributes["axis"] = ir.AttrInt64("axis", perm[axis])
+
+    return _Member(node, (0,), True, rewrite)
 
 
 # ---------------------------------------------------------------- transposes of size-one axes

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection
+from functools import partial
 
 import onnx_ir as ir
 import onnxscript.optimizer
 from onnx_ir.passes import common
 
 from converter.finish.absorb import absorb_flatten, bias_into_convolutions
-from converter.finish.channels import spread_channels_last, turn_ends
+from converter.finish.channels import shuffles_as_choices, spread_channels_last, turn_ends
 from converter.finish.cleanup import (
     by_layer,
     remove_identities,
@@ -63,19 +64,25 @@ def plain(
     """
     assert isinstance(piece.graph, ir.Model)
     model = piece.graph.clone()
+    _own_tensors(model)
+    common.CommonSubexpressionEliminationPass()(
+        model
+    )  # a weight that is turned for each reader is turned once
     own = _weights(model) if weights is None else set(weights) & set(model.graph.initializers)
+    own |= _recurrent(model)
     if known is not None:
         expand(model, lambda node: not known(_key(model, node)))
     remove_identities(model)
     weights_keep_their_names(model)
     _fold(model, own)
     lift(model, own)
-    _fold(model, None)
     fold_sizes(model)
     bias_into_convolutions(model)
     remove_unused(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     if channels_last:
+        shuffles_as_choices(model)
+        remove_unused(model)
         spread_channels_last(model)
     cancel_transposes(model, outward=True)
     absorb_flatten(model)
@@ -87,6 +94,7 @@ def plain(
     remove_identities(model)
     remove_unused(model)
     common.TopologicalSortPass()(model)
+    _names_of_origin(model)
     by_layer(dataclasses.replace(piece, graph=model))
     initializers = model.graph.initializers
     kept = frozenset(n for n, value in initializers.items() if n in own or value.meta.get(DERIVED) in own)
@@ -106,14 +114,46 @@ def _weights(model: ir.Model) -> set[str]:
     return {name for name, t in tensors if t is not None and t.dtype.is_floating_point() and t.size > 1}
 
 
-def _fold(model: ir.Model, weights: Collection[str] | None) -> None:
-    """Fold constants; with weights given, nothing that computes something new from one of them."""
+def _names_of_origin(model: ir.Model) -> None:
+    """Let weights that were moved bear the names of those that they come from, where these are gone."""
+    for name, value in list(model.graph.initializers.items()):
+        origin = value.meta.get(DERIVED)
+        if origin is not None and origin not in model.graph.initializers:
+            del model.graph.initializers[name]
+            value.name = origin
+            model.graph.register_initializer(value)
+
+
+def _recurrent(model: ir.Model) -> set[str]:
+    """The weights of recurrent layers, which exporters of Keras models put together anew."""
+    nodes = (node for node in model.graph if main_domain(node) and node.op_type in ("GRU", "LSTM", "RNN"))
+    values = (value for node in nodes for value in node.inputs[1:4] if value is not None)
+    return {value.name for value in values if value.is_initializer() and value.name is not None}
+
+
+def _own_tensors(model: ir.Model) -> None:
+    """Give the initializers tensors that may be renamed, and read the piece's own when they are asked."""
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is not None:
+            shape = ir.Shape(tensor.shape.numpy())
+            value.const_value = ir.LazyTensor(partial(_same, tensor), tensor.dtype, shape, name=name)
+
+
+def _same(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
+    return tensor
+
+
+def _fold(model: ir.Model, weights: Collection[str]) -> None:
+    """Fold constants, but nothing that computes something new from a weight."""
     made: set[ir.Value] = set()
 
     def should_fold(node: ir.Node) -> bool | None:
         read = [v for v in node.inputs if v is not None]
-        moves = main_domain(node) and node.op_type in _MOVES
-        if weights is not None and not moves and any(v.name in weights or v in made for v in read):
+        of_weights = [v for v in read if v.name in weights or v in made]
+        # A weight that is read in two ways stays one weight, and its readers move it each for themselves.
+        moves = main_domain(node) and node.op_type in _MOVES and all(len(v.uses()) == 1 for v in of_weights)
+        if of_weights and not moves:
             made.update(node.outputs)
             return False
         return foldable(node)

@@ -29,8 +29,8 @@ TOLERANCES = {
     "bfloat16": 2.0**-4,
 }
 # The same for artifacts that compute in less than their outputs' dtype. Weights in float16 are rounded by
-# 2^-11 each: 16 roundings of the scale, where 6 are the most that was seen in image networks. An activation in
-# int8 is rounded by 2^-8 of the scale: 32 roundings, where 22 are the most seen in networks that quantize well.
+# 2^-11 each: 16 roundings of the scale, where 6 are the most seen in image networks. An activation in int8
+# is rounded by 2^-8 of the scale: 32 roundings, where 22 are the most seen in networks that quantize well.
 LOSSY = {"float16": 2.0**-7, "int8": 2.0**-3}
 
 

@@ -309,3 +309,62 @@ def test_lifting_stops_at_what_is_read_elsewhere() -> None:
     assert isinstance(model, ir.Model)
     lift(model, set())
     assert sorted(node.op_type for node in model.graph) == ["Neg", "Sigmoid", "Swish"]
+
+
+def test_a_channel_shuffle_ties_no_axes_down() -> None:
+    text = head(
+        """(float[N, 6, 5, 5] x) => (float[N, 6, 5, 5] y) {
+        a = Conv (x, w) p = Reshape(a, parted) t = Transpose <perm = [0, 2, 1, 3, 4]> (p)
+        j = Reshape(t, joined) y = Conv (j, w) }"""
+    )
+    rng = np.random.default_rng(0)
+    source = piece(
+        text,
+        w=rng.normal(size=(6, 6, 1, 1)).astype(np.float32),
+        parted=np.array([-1, 2, 3, 5, 5]),
+        joined=np.array([-1, 6, 5, 5]),
+    )
+    drawn = plain(source, {"w"}, channels_last=True, native_layout=True)
+    assert ops(drawn) == ["Conv", "Gather", "Conv"]
+    places = drawn.graph.graph[1].inputs[1].const_value.numpy()  # type: ignore[union-attr]
+    assert places.tolist() == [0, 3, 1, 4, 2, 5]
+    assert drawn.graph.graph[1].attributes["axis"].as_int() == 3
+
+
+def test_sizes_of_a_turned_input_are_read_in_the_old_order() -> None:
+    text = head(
+        """(float[N, H, W, 3] x) => (float[N, 4, h, w] y, int64[4] s) {
+        t = Transpose <perm = [0, 3, 1, 2]> (x) y = Conv (t, w) s = Shape(x) }"""
+    )
+    drawn = plain(piece(text, w=np.ones((4, 3, 1, 1), np.float32)), {"w"}, native_layout=True)
+    assert drawn.turned["x"] == (0, 3, 1, 2)
+    x = np.zeros((2, 5, 7, 3), np.float32)
+    outputs = ReferenceEvaluator(ir.to_proto(drawn.graph)).run(None, {"x": x.transpose(0, 3, 1, 2)})
+    assert outputs[1].tolist() == [2, 5, 7, 3]
+
+
+def test_a_kernel_of_two_layers_is_one() -> None:
+    text = head(
+        "(float[N, 3] x) => (float[N, 3] y) { "
+        "h = Gemm <transB = 1> (x, w) r = Relu(h) y = Gemm <transB = 1> (r, w) }"
+    )
+    kernel = np.arange(9, dtype=np.float32).reshape(3, 3)
+    drawn = plain(piece(text, w=kernel), {"w"})
+    assert drawn.weights == {"w"}
+    assert {node.inputs[1].name for node in drawn.graph.graph if node.op_type == "Dense"} == {"w"}  # type: ignore[union-attr]
+
+
+def test_a_table_that_is_a_kernel_too_is_one() -> None:
+    text = head(
+        "(int64[N] x) => (float[N, 5] y) { e = Gather(w, x) y = Gemm <transB = 1> (e, w) }",
+    )
+    drawn = plain(piece(text, w=np.arange(15, dtype=np.float32).reshape(5, 3)), {"w"})
+    assert drawn.parameters == 15
+
+
+def test_what_computes_with_weights_is_not_computed_once_for_all() -> None:
+    text = head("(float[N, 3] x) => (float[N, 3] y) { k = Mul(g, w) y = Mul(x, k) }")
+    arrays = {"g": np.full((3,), 2, np.float32), "w": np.ones(3, np.float32)}
+    drawn = plain(piece(text, **arrays), {"g", "w"})
+    assert drawn.weights == {"g", "w"}
+    assert ops(drawn) == ["Mul", "Mul"]

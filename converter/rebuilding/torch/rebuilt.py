@@ -95,13 +95,16 @@ class Rebuilt:
             first = " ".join([type(error).__name__ + ":", *str(error).strip().splitlines()[:1]])
             raise TargetError(f"PyTorch cannot trace the rebuilt {self.plain.role}: {first}") from error
 
-    def called(self, program: Any) -> Callable[[Mapping[str, Array]], list[Array]]:
-        """A program of the module as a function of its inputs by name.
+    def text_for(self, weights: str) -> str:
+        """The text for weights that lie in a file of this name."""
+        return self.text.replace(f"{self.plain.role}.safetensors", weights)
+
+    def called(self, module: Any) -> Callable[[Mapping[str, Array]], list[Array]]:
+        """A module made of this one as a function of its inputs by name.
 
         Raises:
-            ValidationError: when called: the program refuses what the module takes.
+            ValidationError: when called: the module refuses what this one takes.
         """
-        module = program.module()
         return lambda feeds: self._called(module, feeds)
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -9,7 +9,7 @@ from converter.rebuilding.torch.text import statement
 
 __all__ = ["RESERVED", "Tree", "access", "safe"]
 
-# What nn.Module has under a name of its own.
+# What nn.Module has under a name of its own; in the last line, what modules of torch.export have besides.
 RESERVED = frozenset(
     "T_destination add_module apply bfloat16 buffers call_super_init children compile cpu cuda double "
     "dump_patches eval extra_repr float forward get_buffer get_extra_state get_parameter get_submodule half "
@@ -18,7 +18,8 @@ RESERVED = frozenset(
     "register_full_backward_hook register_full_backward_pre_hook register_load_state_dict_post_hook "
     "register_load_state_dict_pre_hook register_module register_parameter register_state_dict_post_hook "
     "register_state_dict_pre_hook requires_grad_ set_extra_state set_submodule share_memory state_dict to "
-    "to_empty train training type xpu zero_grad".split()
+    "to_empty train training type xpu zero_grad "
+    "add_submodule code delete_submodule graph meta print_readable recompile to_folder".split()
 )
 
 

@@ -198,7 +198,7 @@ def test_all_weights_train_where_all_do() -> None:
 
 def test_a_program_takes_any_batch() -> None:
     made = rebuild(_small())
-    run = made.called(made.program)
+    run = made.called(made.program.module())
     for batch in (1, 5):
         feeds = {"image": _rng(batch, 3, 8, 8, seed=batch)}
         assert np.allclose(run(feeds)[0], made.run(feeds)["features"], rtol=1e-5, atol=1e-6)
@@ -243,7 +243,7 @@ def test_sizes_are_numbers_not_tensors() -> None:
     assert set(made.state) == {"scale"}
     feeds = {"x": _rng(4, 12)}
     assert np.allclose(made.run(feeds)["y"], feeds["x"].reshape(4, 3, 2, 2) * _rng(3, 2, 2))
-    assert np.allclose(made.called(made.program)(feeds)[0], made.run(feeds)["y"])
+    assert np.allclose(made.called(made.program.module())(feeds)[0], made.run(feeds)["y"])
 
 
 def test_constants_are_kept_and_not_counted() -> None:
