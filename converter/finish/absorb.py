@@ -11,7 +11,6 @@ import math
 import numpy as np
 import onnx_ir as ir
 
-from converter.finish.dense import reshaped, rewritten
 from converter.finish.graphs import (
     constant_of,
     main_domain,
@@ -21,6 +20,7 @@ from converter.finish.graphs import (
     static_sizes,
 )
 from converter.finish.layout import perm_of
+from converter.finish.weights import reshaped, rewritten
 from converter.model import LIFTED
 
 __all__ = ["absorb_flatten", "bias_into_convolutions"]

@@ -9,16 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 
 from converter.finish.graphs import constant_of, main_domain, make_constant, replace_uses, sole_reader
+from converter.finish.weights import reshaped, rewritten
 from converter.model import LIFTED
 
-__all__ = ["DERIVED", "lift_dense", "reshaped", "rewritten"]
-
-# Key of a value's notes: the initializer that its numbers come from.
-DERIVED = "converter.derived"
+__all__ = ["lift_dense"]
 
 _NO_LIMIT = 1 << 62
 
@@ -133,29 +130,3 @@ def _along_units(shape: Sequence[int], summed: ir.Value, units: int, reshape: ir
 def _only_reader(value: ir.Value, op: str) -> ir.Node | None:
     node = sole_reader(value)
     return node if node is not None and node.op_type == op and main_domain(node) else None
-
-
-def reshaped(near: ir.Node, weight: ir.Value, shape: Sequence[int]) -> ir.Value:
-    """A weight in another shape, under its own name where nothing else reads it."""
-    array = constant_of(weight, _NO_LIMIT)
-    assert array is not None
-    return weight if list(array.shape) == list(shape) else rewritten(near, weight, array.reshape(shape))
-
-
-def rewritten(near: ir.Node, weight: ir.Value, array: npt.NDArray[np.generic]) -> ir.Value:
-    """A weight that holds its numbers otherwise, under its own name where nothing else reads it."""
-    graph = near.graph
-    name = weight.name
-    assert isinstance(graph, ir.Graph)
-    assert name is not None
-    for other in graph.initializers.values():
-        if other.meta.get(DERIVED) == name:
-            numbers = constant_of(other, _NO_LIMIT)
-            if numbers is not None and np.array_equal(numbers, array):
-                return other  # another layer reads it in the same way
-    if len(weight.uses()) <= 1 and name in graph.initializers and not weight.is_graph_output():
-        del graph.initializers[name]
-        weight.name = None
-    made = make_constant(near, array, name)
-    made.meta[DERIVED] = name
-    return made

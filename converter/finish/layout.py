@@ -20,6 +20,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.finish.graphs import constant_of, make_constant, replace_uses
+from converter.finish.weights import rewritten
 
 __all__ = ["cancel_transposes", "perm_of"]
 
@@ -344,26 +345,26 @@ def _mapped(axes: Iterable[int], perm: Perm) -> list[int]:
 def _elementwise(node: ir.Node, perm: Perm) -> _Member | None:
     rank = len(perm)
     stored: list[int] = []
-    constants: list[tuple[int, np.ndarray]] = []
+    constants: list[tuple[int, ir.Value, np.ndarray]] = []
     for i, value in enumerate(node.inputs):
         if value is None:
             continue
         array = constant_of(value, limit=1 << 24)
         if array is not None:
             if array.size > 1 or array.ndim > rank:
-                constants.append((i, array))
+                constants.append((i, value, array))
         elif _has_rank(value, rank):
             stored.append(i)
         elif not _has_rank(value, 0):
             return None
-    if not stored or any(array.ndim > rank for _, array in constants):
+    if not stored or any(array.ndim > rank for *_, array in constants):
         return None
 
     def rewrite() -> None:
-        for i, array in constants:
+        for i, value, array in constants:
             full = array.reshape((1,) * (rank - array.ndim) + array.shape)
             turned = np.ascontiguousarray(full.transpose(_inverse(perm)))
-            node.replace_input_with(i, make_constant(node, turned))
+            node.replace_input_with(i, rewritten(node, value, turned))
 
     return _Member(node, tuple(stored), True, rewrite)
 

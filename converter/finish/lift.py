@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
-from converter.finish.dense import lift_dense, reshaped
+from converter.finish.dense import lift_dense
 from converter.finish.graphs import constant_of, make_constant, replace_uses, static_sizes
 from converter.finish.regions import Region, regions_ending_at
+from converter.finish.weights import reshaped
 
 __all__ = ["lift"]
 

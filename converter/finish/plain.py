@@ -26,12 +26,12 @@ from converter.finish.cleanup import (
     remove_unused,
     weights_keep_their_names,
 )
-from converter.finish.dense import DERIVED
 from converter.finish.expand import expand
 from converter.finish.graphs import main_domain
 from converter.finish.layout import cancel_transposes
 from converter.finish.lift import lift
 from converter.finish.sizes import fold_sizes, foldable
+from converter.finish.weights import names_of_origin, origin_of
 from converter.model import Piece, Plain
 from converter.schemas import since
 
@@ -94,10 +94,10 @@ def plain(
     remove_identities(model)
     remove_unused(model)
     common.TopologicalSortPass()(model)
-    _names_of_origin(model)
+    names_of_origin(model)
     by_layer(dataclasses.replace(piece, graph=model))
     initializers = model.graph.initializers
-    kept = frozenset(n for n, value in initializers.items() if n in own or value.meta.get(DERIVED) in own)
+    kept = frozenset(n for n, value in initializers.items() if n in own or origin_of(value) in own)
     frozen = frozenset() if trainable is None else kept - set(trainable)
     return Plain(piece.role, model, inputs, outputs, kept, frozen, turned)
 
@@ -112,16 +112,6 @@ def _weights(model: ir.Model) -> set[str]:
     found = model.graph.initializers.items()
     tensors = ((name, value.const_value) for name, value in found)
     return {name for name, t in tensors if t is not None and t.dtype.is_floating_point() and t.size > 1}
-
-
-def _names_of_origin(model: ir.Model) -> None:
-    """Let weights that were moved bear the names of those that they come from, where these are gone."""
-    for name, value in list(model.graph.initializers.items()):
-        origin = value.meta.get(DERIVED)
-        if origin is not None and origin not in model.graph.initializers:
-            del model.graph.initializers[name]
-            value.name = origin
-            model.graph.register_initializer(value)
 
 
 def _recurrent(model: ir.Model) -> set[str]:
