@@ -35,12 +35,12 @@ sys.path[:0] = [str(HERE.parent), str(HERE)]
 
 TORCH = "resnet18 resnet50 mobilenet_v3_small vgg11 convnext_tiny swin_t vit_b_16 densenet121".split()
 KERAS = "MobileNetV2 ResNet50 EfficientNetB0 DenseNet121 ConvNeXtTiny".split()
-# What is turned into what → its models, and whether it has to keep up with the original.
+# What is turned into what → its models.
 GROUPS: dict[str, tuple[Sequence[str], str]] = {
     "torch-torch": (TORCH, "PyTorch → PyTorch"),
     "keras-keras": (KERAS, "Keras → Keras"),
-    "keras-torch": (KERAS, "Keras → PyTorch"),
-    "torch-keras": (TORCH, "PyTorch → Keras"),
+    "keras-torch": (KERAS[:3], "Keras → PyTorch"),
+    "torch-keras": ([*TORCH[:3:2], TORCH[4]], "PyTorch → Keras"),
 }
 WARM_UP = 4
 

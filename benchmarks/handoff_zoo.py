@@ -4,8 +4,8 @@
 
 Groups: keras (to PyTorch), torchvision, timm and transformers (to Keras). Each model runs in a process of
 its own, with seeded random weights at its native input size, in the layout of the framework that it goes to.
-A row passes when the rebuilt model agrees with the framework it comes from at two batch sizes, and has as many
-parameters. --write puts the tables into handoff_zoo.md.
+A row passes when the rebuilt model agrees with the framework it comes from at two batch sizes, and has as
+many parameters. --write puts the tables into handoff_zoo.md.
 """
 
 from __future__ import annotations

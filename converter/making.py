@@ -154,7 +154,7 @@ class Workshop:
             self._drawn[key] = plainly(
                 self._raw(piece),
                 set(self.source.weights()) if own else None,
-                set(self.source.trainable()) if own else None,
+                set(self.source.trainable()) - self.source.frozen() if own else None,
                 _rebuilder(framework).table.__contains__,
                 channels_last=framework in _CHANNELS_LAST,
                 native_layout=self.request.layout == "native",

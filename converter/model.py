@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -344,6 +344,10 @@ class Source(Protocol):
 
     def trainable(self) -> Mapping[str, str]:
         """The weights that training may change → the layer or module that owns each, in the model's order."""
+        ...
+
+    def frozen(self) -> Set[str]:
+        """Those of them that training leaves alone as the model stands."""
         ...
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:

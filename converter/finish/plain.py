@@ -33,6 +33,7 @@ from converter.finish.lift import lift
 from converter.finish.sizes import fold_sizes, foldable
 from converter.finish.weights import names_of_origin, origin_of
 from converter.model import Piece, Plain
+from converter.onnxfile import FROM_FILE
 from converter.schemas import since
 
 __all__ = ["plain"]
@@ -95,7 +96,8 @@ def plain(
     remove_unused(model)
     common.TopologicalSortPass()(model)
     names_of_origin(model)
-    by_layer(dataclasses.replace(piece, graph=model))
+    if not piece.graph.meta.get(FROM_FILE):  # whose author's names are good enough
+        by_layer(dataclasses.replace(piece, graph=model))
     initializers = model.graph.initializers
     kept = frozenset(n for n, value in initializers.items() if n in own or origin_of(value) in own)
     frozen = frozenset() if trainable is None else kept - set(trainable)

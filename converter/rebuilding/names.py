@@ -13,6 +13,11 @@ _LAST = re.compile(
     r"^(.*?)[./_]?(?:kernel|weights?|bias|gamma|beta|scale|moving_mean|moving_variance|running_mean|running_var"
     r"|embeddings?|recurrent_kernel|alpha|mean|variance|var|W|B|w|b)(?:_quantized)?$"
 )
+# What this package calls a weight that it folded others into: `LAYER/OPERATOR/constant`.
+_FOLDED = re.compile(r"^(.+)/\w+/constant(?:_\d+)?$")
+# Names that exporters count through: they say nothing.
+_MADE = re.compile(r"^(?:node|n|op|val)?_?\d*$|^(?:node_)?[A-Z]\w*_\d+$")
+_CALL = re.compile(r"@\d+$")
 _INDEX = re.compile(r":\d+$")
 
 
@@ -52,16 +57,31 @@ class Names:
 
 
 def _stem(node: Node, inputs: tuple[int, ...]) -> str:
-    for index in inputs:
-        weight = node.weight(index)
-        if weight is not None:
-            found = _LAST.match(_INDEX.sub("", weight))
-            if found is not None and found[1]:
-                return dotted(found[1])
-            return dotted(weight)
+    weights = [name for index in inputs if (name := node.weight(index)) is not None]
+    for weight in weights:
+        plain = _INDEX.sub("", weight)
+        found = _FOLDED.match(plain) or _LAST.match(plain)
+        if found is not None and found[1]:
+            return dotted(found[1])
     if node.layer:
-        return dotted(node.layer.rpartition("@")[0] if re.search(r"@\d+$", node.layer) else node.layer)
-    return dotted(node.name)
+        return dotted(_CALL.sub("", node.layer))
+    if node.raw.name and not _MADE.match(node.raw.name):
+        return dotted(_scope(node.raw.name, node.op))
+    return dotted(weights[0]) if weights else node.op
+
+
+def _scope(name: str, op: str) -> str:
+    """The module in a node's name as PyTorch's exporter wrote it: `/layer1/layer1.0/conv1/Conv`."""
+    if not name.startswith("/"):
+        return name
+    parts = name.strip("/").split("/")
+    if len(parts) > 1 and re.fullmatch(rf"{op}(_\d+)?", parts[-1]):
+        parts.pop()
+    return ".".join(
+        part
+        for place, part in enumerate(parts)
+        if place + 1 == len(parts) or not parts[place + 1].startswith(f"{part}.")
+    )
 
 
 def dotted(name: str) -> str:

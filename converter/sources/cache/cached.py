@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
@@ -149,6 +149,9 @@ class CachedSource:
 
     def trainable(self) -> Mapping[str, str]:
         return self._source.trainable()
+
+    def frozen(self) -> Set[str]:
+        return self._source.frozen()
 
     def edited(self, edits: Edits, info: SourceInfo) -> Source:
         return self._source.edited(edits, info)

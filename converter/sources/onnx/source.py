@@ -128,6 +128,9 @@ class OnnxSource:
     def trainable(self) -> dict[str, str]:
         raise TargetError("an ONNX file is not trained: there is nothing to freeze")
 
+    def frozen(self) -> frozenset[str]:
+        return frozenset()
+
     def members(self, layer: Layer) -> list[int]:
         """The nodes of a layer, by their numbers in the file."""
         return self._names.members(layer.name)

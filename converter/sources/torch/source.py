@@ -109,6 +109,9 @@ class TorchSource:
     def trainable(self) -> dict[str, str]:
         return {name: name.rpartition(".")[0] for name, _ in self.model.named_parameters()}
 
+    def frozen(self) -> frozenset[str]:
+        return frozenset(name for name, weight in self.model.named_parameters() if not weight.requires_grad)
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run PyTorch eagerly; independent of the trace that the graph comes from."""
         places = {b.place: b.value for b in wanted if b.place}
