@@ -1,11 +1,11 @@
 """Sweep the zoos: every model handed whole to the other framework.
 
-    python benchmarks/handoff_zoo.py [GROUP | GROUP:NAME]… [--jobs N] [--write]
+    python benchmarks/handoff_zoo.py [GROUP | GROUP:NAME]… [--all] [--jobs N] [--write]
 
 Groups: keras (to PyTorch), torchvision, timm and transformers (to Keras). Each model runs in a process of
 its own, with seeded random weights at its native input size, in the layout of the framework that it goes to.
 A row passes when the rebuilt model agrees with the framework it comes from at two batch sizes, and has as
-many parameters. --write puts the tables into handoff_zoo.md.
+many parameters. One model of each family, unless --all asks for every one. --write puts the tables into handoff_zoo.md.
 """
 
 from __future__ import annotations
@@ -26,6 +26,16 @@ sys.path.insert(0, str(HERE))
 
 from zoo import GROUPS, TIMM  # noqa: E402
 
+# One of each family, the smallest as a rule.
+FAMILIES = {
+    "keras": "convnexttiny densenet121 efficientnetb0 efficientnetv2b0 inceptionresnetv2 inceptionv3 mobilenet "
+    "mobilenetv2 mobilenetv3small mobilenetv3large nasnetmobile resnet50 resnet50v2 vgg16 xception",
+    "torchvision": "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
+    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 "
+    "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16 "
+    "wide_resnet50_2",
+    "timm": " ".join(TIMM),
+}
 TO = {"keras": "torch", "torchvision": "keras", "timm": "keras", "transformers": "keras"}
 _SECONDS = 900
 
@@ -120,6 +130,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("what", nargs="*", default=list(TO))
+    parser.add_argument("--all", action="store_true", help="every model, not one of each family")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--child", nargs=2, help=argparse.SUPPRESS)
@@ -130,7 +141,8 @@ def main() -> None:
     wanted: list[tuple[str, str]] = []
     for what in options.what:
         group, _, name = what.partition(":")
-        wanted += [(group, n) for n in ([name] if name else TIMM if group == "timm" else GROUPS[group]())]
+        names = [name] if name else GROUPS[group]() if options.all else _families(group)
+        wanted += [(group, each) for each in names]
     tables: dict[str, list[dict[str, Any]]] = {}
     with ThreadPoolExecutor(options.jobs) as pool:
         for group, row in pool.map(in_child, wanted):
@@ -139,6 +151,10 @@ def main() -> None:
             if options.write:  # a sweep takes an hour, and may be stopped
                 (HERE / "handoff_zoo.md").write_text(text_of(tables), encoding="utf-8")
     sys.exit(not all(good(row) for rows in tables.values() for row in rows))
+
+
+def _families(group: str) -> list[str]:
+    return FAMILIES[group].split() if group in FAMILIES else GROUPS[group]()
 
 
 def text_of(tables: dict[str, list[dict[str, Any]]]) -> str:
@@ -154,11 +170,12 @@ def text_of(tables: dict[str, list[dict[str, Any]]]) -> str:
     return text
 
 
-_ABOUT = """Each model whole, with seeded random
+_ABOUT = """One model of each family, whole, with seeded random
 weights, rebuilt in the other framework from its graph, in that framework's own layout, and compared with the
 framework it comes from at two batch sizes. Error: the largest, over the reference's scale. Parameters: scalar
 weights that the graph reads; where the rebuilt model has another number of them, this stands behind it.
-Transposes: what is left of them in the graph, none of a CNN.
+Transposes: what is left of them in the graph: those of attention, in Keras none of a CNN; PyTorch's own
+ConvNeXt has as many.
 """
 
 if __name__ == "__main__":
