@@ -5,7 +5,8 @@
 Groups: keras (to PyTorch), torchvision, timm and transformers (to Keras). Each model runs in a process of
 its own, with seeded random weights at its native input size, in the layout of the framework that it goes to.
 A row passes when the rebuilt model agrees with the framework it comes from at two batch sizes, and has as
-many parameters. One model of each family, unless --all asks for every one. --write puts the tables into handoff_zoo.md.
+many parameters. One model of each family, unless --all asks for every one; --write puts the tables into
+handoff_zoo.md.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from zoo import GROUPS, TIMM  # noqa: E402
 
 # One of each family, the smallest as a rule.
 FAMILIES = {
-    "keras": "convnexttiny densenet121 efficientnetb0 efficientnetv2b0 inceptionresnetv2 inceptionv3 mobilenet "
-    "mobilenetv2 mobilenetv3small mobilenetv3large nasnetmobile resnet50 resnet50v2 vgg16 xception",
-    "torchvision": "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet inception_v3 "
-    "maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf resnet18 resnet50 "
-    "resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11 vgg11_bn vit_b_16 "
-    "wide_resnet50_2",
+    "keras": "convnexttiny densenet121 efficientnetb0 efficientnetv2b0 inceptionresnetv2 inceptionv3 "
+    "mobilenet mobilenetv2 mobilenetv3small mobilenetv3large nasnetmobile resnet50 resnet50v2 vgg16 xception",
+    "torchvision": "alexnet convnext_tiny densenet121 efficientnet_b0 efficientnet_v2_s googlenet "
+    "inception_v3 maxvit_t mnasnet0_5 mobilenet_v2 mobilenet_v3_small regnet_x_400mf regnet_y_400mf "
+    "resnet18 resnet50 resnext50_32x4d shufflenet_v2_x0_5 squeezenet1_0 swin_t swin_v2_t vgg11 vgg11_bn "
+    "vit_b_16 wide_resnet50_2",
     "timm": " ".join(TIMM),
 }
 TO = {"keras": "torch", "torchvision": "keras", "timm": "keras", "transformers": "keras"}

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import SourceError, TargetError
+from converter.errors import ConverterError, SourceError, TargetError
 from converter.finish import plainly, restate
 from converter.model import Array, Piece, Plain, Source
 from converter.onnxfile import Excerpt
@@ -129,6 +129,11 @@ class Workshop:
                 self._found[key] = self._make(form, kind, piece)
             except TargetError as error:
                 self._found[key] = error
+            except ConverterError:
+                raise
+            except Exception as error:
+                what = f"the {piece.role} cannot be made in {framework}: {type(error).__name__}: {error}"
+                self._found[key] = TargetError(what)
         found = self._found[key]
         if isinstance(found, TargetError):
             raise found

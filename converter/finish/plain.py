@@ -65,6 +65,9 @@ def plain(
     """
     assert isinstance(piece.graph, ir.Model)
     model = piece.graph.clone()
+    for value in list(model.graph.inputs):
+        if value.is_initializer():  # before IR version 4 weights stood among the inputs, too
+            model.graph.inputs.remove(value)
     _own_tensors(model)
     common.CommonSubexpressionEliminationPass()(
         model

@@ -114,8 +114,9 @@ def one_hot(builder: Builder, node: Node) -> Any:
     places, depth = builder.tensor(node, 0), builder.ints(node, 1, "depth")[0]
     values = builder.operand(node, 2)
     axis = int(node.attribute("axis", -1))
-    places = ops.mod(ops.cast(places, "int64"), depth)
-    hot = ops.one_hot(places, depth, axis=axis, dtype="bool")
+    places = ops.cast(places, "int64")
+    places = ops.where(places < 0, places + depth, places)  # what is out of range is off everywhere
+    hot = ops.moveaxis(ops.one_hot(places, depth, dtype="bool"), -1, axis)
     if is_tensor(values):
         return ops.where(hot, ops.take(values, 1, axis=0), ops.take(values, 0, axis=0))
     return ops.where(hot, builder.lifted(values[1]), builder.lifted(values[0]))

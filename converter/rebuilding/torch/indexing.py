@@ -100,7 +100,7 @@ def non_zero(step: Step) -> Result:
     return f"torch.nonzero({step.arg(0)}).T"
 
 
-@table("OneHot", 9, 11)
+@table("OneHot", 9, 11, 28)
 def one_hot(step: Step) -> Result:
     return call(step.helper("one_hot"), step.arg(0), step.number(1), step.arg(2), step.attribute("axis", -1))
 

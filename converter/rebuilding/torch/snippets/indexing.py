@@ -154,7 +154,8 @@ def one_hot(index: Tensor, depth: float, values: Tensor, axis: int) -> Tensor:
     place = axis % (index.ndim + 1)
     shape = [1] * (index.ndim + 1)
     shape[place] = count
-    hot = (index.long() % count).unsqueeze(place) == classes.reshape(shape)
+    index = torch.where(index < 0, index + count, index).long()  # what is out of range is off everywhere
+    hot = index.unsqueeze(place) == classes.reshape(shape)
     return torch.where(hot, values[1], values[0])
 
 
