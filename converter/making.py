@@ -155,11 +155,11 @@ class Workshop:
         framework = TARGETS[kind].FRAMEWORK
         key = framework, piece.role
         if key not in self._drawn:
-            own = self.source.info.kind != "onnx"
+            weights = None if self.source.info.kind == "onnx" else set(self.source.weights())
             self._drawn[key] = plainly(
                 self._raw(piece),
-                set(self.source.weights()) if own else None,
-                set(self.source.trainable()) - self.source.frozen() if own else None,
+                weights,
+                None if weights is None else weights - self.source.frozen(),
                 _rebuilder(framework).table.__contains__,
                 channels_last=framework in _CHANNELS_LAST,
                 native_layout=self.request.layout == "native",

@@ -347,7 +347,7 @@ class Source(Protocol):
         ...
 
     def frozen(self) -> Set[str]:
-        """Those of them that training leaves alone as the model stands."""
+        """The names of those `weights` that training leaves alone as the model stands, statistics too."""
         ...
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:

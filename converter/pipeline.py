@@ -266,13 +266,21 @@ def _not_single(
 
 
 def check_targets(source: Source, request: Request) -> None:
-    """Refuse options that this source cannot have.
+    """Refuse options that this source cannot have, and targets none of which can be made on this machine.
 
     Raises:
-        UsageError: as the names say.
+        UsageError, TargetError: as the names say.
     """
     if request.link and source.info.kind != "onnx":
         raise UsageError(f"{source.info.locator} has no external data to link: --link is for ONNX files")
+    missing = []
+    for kind in request.targets:
+        try:
+            getattr(TARGETS[kind], "expect", lambda: None)()
+        except TargetError as error:
+            missing.append(error)
+    if len(missing) == len(request.targets):  # others are made without what is missing
+        raise missing[0]
 
 
 def _verdict(source: Source, request: Request, provider: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import numpy as np
 import pytest
 
 import converter
@@ -241,3 +242,99 @@ def test_a_second_rule_for_an_operator_is_refused(tables: Any) -> None:
         tables.table(op, version, domain=domain)(lambda *_: None)
     with pytest.raises(ValueError, match="has no version 99"):
         tables.table("Relu", 99)(lambda *_: None)
+
+
+LAYERS = """
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 8, 3, padding=1)
+        self.norm = nn.GroupNorm(2, 8)
+        self.lstm = nn.LSTM(8, 6, batch_first=True)
+        self.gru = nn.GRU(6, 5, batch_first=True)
+        self.out = nn.Linear(5, 3)
+
+    def forward(self, signal):
+        x = torch.relu(self.norm(self.conv(signal)))
+        return self.out(self.gru(self.lstm(x.transpose(1, 2))[0])[0])
+
+
+def net():
+    torch.manual_seed(0)
+    model = Net()
+    with torch.no_grad():
+        for weight in (model.norm.weight, model.norm.bias):
+            weight.uniform_(0.5, 2)
+    return model
+"""
+
+
+def test_normalizations_of_groups_and_recurrent_layers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    (tmp_path / "nets.py").write_text(LAYERS)
+    model = converter.load(f"{tmp_path / 'nets.py'}:net", example=torch.zeros(2, 3, 7))
+    cut = model.cut()
+    rebuilt = cut.native("torch")
+    kinds = {name: type(module).__name__ for name, module in rebuilt.named_children()}
+    assert kinds == {"conv": "Conv1d", "norm": "GroupNorm", "lstm": "LSTM", "gru": "GRU", "out": "Linear"}
+    original = model.native().state_dict()
+    state = rebuilt.state_dict()
+    assert set(state) == set(original)
+    assert all(torch.equal(state[key], original[key]) for key in state)
+    network = cut.native("keras")
+    kinds = {layer.name: type(layer).__name__ for layer in network.layers if layer.weights}
+    assert kinds == {
+        "conv": "Conv1D",
+        "norm": "GroupNormalization",
+        "lstm": "LSTM",
+        "gru": "GRU",
+        "out": "Dense",
+    }
+
+
+def test_weights_of_two_names_are_trained(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    nn = torch.nn
+
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+            self.alias = self.layer
+
+        def forward(self, x: Any) -> Any:
+            return self.layer(torch.tanh(self.alias(x)))
+
+    torch.manual_seed(0)
+    cut = converter.load(Tied(), example=torch.zeros(2, 4)).cut()
+    assert all(weight.requires_grad for weight in cut.native("torch").parameters())
+    network = cut.native("keras")
+    assert len(network.trainable_weights) == 2
+    assert network.count_params() == 20
+
+
+def test_what_is_new_and_what_was_in_batch_statistics(structure: Any) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.BatchNorm2d(4, momentum=0.01))
+    rebuilt = converter.load(module, example=torch.zeros(2, 3, 8, 8)).cut().native("torch")
+    (norm,) = [m for m in rebuilt.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert norm.momentum == pytest.approx(0.01)
+
+
+def test_same_padding_of_images_of_any_size() -> None:
+    keras = pytest.importorskip("keras")
+    torch = pytest.importorskip("torch")
+    keras.utils.set_random_seed(0)
+    image = keras.Input((None, None, 3), name="image")
+    x = keras.layers.Conv2D(4, 3, strides=2, padding="same", name="conv")(image)
+    model = keras.Model(image, keras.layers.DepthwiseConv2D(5, strides=2, padding="same", name="deep")(x))
+    module = converter.load(model).cut().native("torch", layout="native")
+    for height, width in ((16, 16), (17, 21), (30, 9)):
+        images = np.random.default_rng(0).normal(size=(2, height, width, 3)).astype(np.float32)
+        with torch.no_grad():
+            got = module(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
+        np.testing.assert_allclose(got, np.asarray(model(images)), atol=1e-5)

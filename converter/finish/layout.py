@@ -316,9 +316,13 @@ def _hand_back(graph: ir.Graph, value: ir.Value, perm: Perm, nodes: set[int]) ->
 
 def _member(node: ir.Node, perm: Perm) -> _Member | None:
     """The node as a member of a region under `perm`, or None where its axes are tied down."""
-    if node.domain not in ("", "ai.onnx"):
+    assert isinstance(node.graph, ir.Graph)
+    opset = node.version or node.graph.opset_imports.get(node.domain, 1)
+    if node.domain not in ("", "ai.onnx") or opset < 7:  # before 7, an attribute says what lies on what
         return None
     op = node.op_type
+    if op in ("Hardmax", "LogSoftmax", "Softmax") and opset < 13:  # which go over all axes from one on
+        return None
     if op in _ELEMENTWISE:
         return _elementwise(node, perm)
     if op in _BY_AXIS:

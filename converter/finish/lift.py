@@ -80,9 +80,13 @@ def _put(graph: ir.Graph, region: Region, made: ir.Value) -> None:
 def _recognised(region: Region) -> Callable[[Region], ir.Value] | None:
     if len(region.nodes) > 1 and region.operators & _CURVED and not region.weights:
         return _activation(region)
-    if region.operators & {"Sqrt", "Pow"}:
+    if region.operators & {"Sqrt", "Pow"} and region.operators <= _LINEAR:
         return _layer_norm(region) if "ReduceMean" in region.operators else _batch_norm(region)
     return None
+
+
+# What normalizations are made of.
+_LINEAR = frozenset("Add Sub Mul Div Pow Neg Sqrt Reciprocal ReduceMean".split())
 
 
 # ---------------------------------------------------------------- activations
@@ -114,7 +118,13 @@ _ACTIVATIONS: Sequence[tuple[str, int, Mapping[str, float | str], Callable[[Arra
     ("Sigmoid", 13, {}, _sigmoid),
     ("Softplus", 22, {}, lambda x: np.logaddexp(0, x)),
 )
-_POINTS = np.concatenate([np.linspace(-9, 9, 61), [0.1234, -0.777, 2.999, -3.001, 1.6]])
+# Far out as well: what limits a function does so where it is large.
+_POINTS = np.concatenate(
+    [np.linspace(-9, 9, 61), [0.1234, -0.777, 2.999, -3.001], np.outer([1, -1], [12, 30, 1e3]).ravel()]
+)
+# What limits is taken for part of a function that is made of straight lines, and of no other.
+_LIMITS = frozenset(["Clip", "HardSigmoid", "Max", "Min", "Relu"])
+_LIMITED = frozenset(["HardSigmoid", "HardSwish"])
 
 
 def _activation(region: Region) -> Callable[[Region], ir.Value] | None:
@@ -122,8 +132,10 @@ def _activation(region: Region) -> Callable[[Region], ir.Value] | None:
     if got is None or got.shape != _POINTS.shape:
         return None
     for op, version, attributes, function in _ACTIVATIONS:
-        # Constants such as sqrt(2) are float32 in the graph: 1e-6 of the largest value.
-        if np.abs(got - function(_POINTS)).max() <= _SAME * 9:
+        if bool(region.operators & _LIMITS) != (op in _LIMITED):
+            continue
+        # Constants such as sqrt(2) are float32 in the graph, and so good to 1e-7.
+        if (np.abs(got - function(_POINTS)) <= _SAME * (1 + np.abs(_POINTS))).all():
             return lambda region, op=op, version=version, attributes=attributes: ir.node(  # type: ignore[misc]
                 op, [region.entry], attributes, version=version
             ).outputs[0]

@@ -28,8 +28,10 @@ from converter.finish.cleanup import (
 )
 from converter.finish.expand import expand
 from converter.finish.graphs import main_domain
+from converter.finish.groups import lift_group_norms
 from converter.finish.layout import cancel_transposes
 from converter.finish.lift import lift
+from converter.finish.recurrent import settle_recurrent
 from converter.finish.sizes import fold_sizes, foldable
 from converter.finish.weights import names_of_origin, origin_of
 from converter.model import Piece, Plain
@@ -40,7 +42,7 @@ __all__ = ["plain"]
 
 _NO_LIMIT = 1 << 62
 # What may be done to a weight once for all: it moves, and stays what it is.
-_MOVES = frozenset("Cast Identity Reshape Squeeze Transpose Unsqueeze".split())
+_MOVES = frozenset("Cast CastLike Identity Reshape Squeeze Transpose Unsqueeze".split())
 
 
 def plain(
@@ -73,13 +75,14 @@ def plain(
         model
     )  # a weight that is turned for each reader is turned once
     own = _weights(model) if weights is None else set(weights) & set(model.graph.initializers)
-    own |= _recurrent(model)
     if known is not None:
         expand(model, lambda node: not known(_key(model, node)))
     remove_identities(model)
     weights_keep_their_names(model)
     _fold(model, own)
+    own |= settle_recurrent(model, own)
     lift(model, own)
+    lift_group_norms(model)
     fold_sizes(model)
     bias_into_convolutions(model)
     remove_unused(model)
@@ -117,13 +120,6 @@ def _weights(model: ir.Model) -> set[str]:
     found = model.graph.initializers.items()
     tensors = ((name, value.const_value) for name, value in found)
     return {name for name, t in tensors if t is not None and t.dtype.is_floating_point() and t.size > 1}
-
-
-def _recurrent(model: ir.Model) -> set[str]:
-    """The weights of recurrent layers, which exporters of Keras models put together anew."""
-    nodes = (node for node in model.graph if main_domain(node) and node.op_type in ("GRU", "LSTM", "RNN"))
-    values = (value for node in nodes for value in node.inputs[1:4] if value is not None)
-    return {value.name for value in values if value.is_initializer() and value.name is not None}
 
 
 def _own_tensors(model: ir.Model) -> None:

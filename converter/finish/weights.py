@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from converter.finish.graphs import constant_of, make_constant
 
-__all__ = ["names_of_origin", "origin_of", "reshaped", "rewritten"]
+__all__ = ["derived", "names_of_origin", "origin_of", "reshaped", "rewritten"]
 
 # Key of a value's notes: the initializer that its numbers come from.
 _ORIGIN = "converter.origin"
@@ -48,8 +48,13 @@ def rewritten(near: ir.Node, weight: ir.Value, array: npt.NDArray[Any]) -> ir.Va
         del graph.initializers[name]
         weight.const_value = None  # which others may share, and which would be renamed, too
         weight.name = None
+    return derived(near, array, name, origin)
+
+
+def derived(near: ir.Node, array: npt.NDArray[Any], name: str, origin: str | None = None) -> ir.Value:
+    """A new initializer whose numbers come from the weight of that name, or of `origin`."""
     made = make_constant(near, array, name)
-    made.meta[_ORIGIN] = origin
+    made.meta[_ORIGIN] = origin or name
     return made
 
 

@@ -43,6 +43,9 @@ class Names:
     def fresh(self, name: str) -> str:
         """A name like this one that is not taken, and that is neither above nor below one that is."""
         name = name or "layer"
+        parts = name.split(".")
+        if any(".".join(parts[:n]) in self._taken for n in range(1, len(parts))):
+            name = "_".join(parts)  # below a layer there is no place for another
         unique, copy = name, 0
         while not self._free(unique):
             copy += 1

@@ -7,6 +7,7 @@ The format: https://github.com/huggingface/safetensors.
 from __future__ import annotations
 
 import importlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  #
         TargetError: the package safetensors is missing.
     """
     _package().save_file(made.state, path, metadata={"format": "pt"})
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)  # the package lets nobody else read what it writes
     return [path]
 
 

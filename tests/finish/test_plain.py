@@ -368,3 +368,48 @@ def test_what_computes_with_weights_is_not_computed_once_for_all() -> None:
     drawn = plain(piece(text, **arrays), {"g", "w"})
     assert drawn.weights == {"g", "w"}
     assert ops(drawn) == ["Mul", "Mul"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "a = Sigmoid(x) y = Clip(a, low, high)",
+        "a = Sigmoid(x) b = Mul(x, a) y = Min(b, twelve)",
+        "a = Add(x, three) b = Clip(a, zero, six) c = Mul(x, b) d = Div(c, six) y = Min(d, twelve)",
+        "a = Neg(x) b = Exp(a) c = Add(one, b) d = Reciprocal(c) y = Clip(d, low, high)",
+    ],
+)
+def test_a_limit_behind_an_activation_stays(body: str) -> None:
+    numbers = {
+        "low": 1e-5,
+        "high": 1 - 1e-5,
+        "twelve": 12.0,
+        "three": 3.0,
+        "zero": 0.0,
+        "six": 6.0,
+        "one": 1.0,
+    }
+    constants = {name: np.array(v, np.float32) for name, v in numbers.items() if name in body}
+    drawn = plain(piece(head("(float[N, 7] x) => (float[N, 7] y) { " + body + " }"), **constants), set())
+    assert drawn.graph.graph[-1].op_type == body.rpartition("= ")[2].partition("(")[0]
+
+
+def test_a_limit_inside_a_normalization_stays() -> None:
+    text = head(
+        """(float[N, 6] x) => (float[N, 6] y) {
+        m = ReduceMean <keepdims = 1> (x, axes) d = Sub(x, m) q = Mul(d, d)
+        v = ReduceMean <keepdims = 1> (q, axes) w = Max(v, eps) s = Sqrt(w) y = Div(d, s) }"""
+    )
+    drawn = plain(piece(text, axes=np.array([-1]), eps=np.array(1e-6, np.float32)), set())
+    assert "LayerNormalization" not in ops(drawn)
+
+
+def test_an_old_softmax_goes_over_all_axes_behind_its_own() -> None:
+    text = head(
+        "(float[N, 3, 8, 8] x) => (float[N, 4, 8, 8] y) { c = Conv <pads = [1, 1, 1, 1]> (x, w) "
+        "s = Softmax <axis = 1> (c) y = Relu(s) }",
+        opset=11,
+    )
+    drawn = plain(piece(text, w=np.ones((4, 3, 3, 3), np.float32)), {"w"}, channels_last=True)
+    softmax = next(node for node in drawn.graph.graph if node.op_type == "Softmax")
+    assert softmax.inputs[0].producer().op_type == "Transpose"  # type: ignore[union-attr]

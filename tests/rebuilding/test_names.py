@@ -46,7 +46,8 @@ def test_layers_are_called_as_their_weights_are(
 
 def test_a_name_is_given_once_and_stands_neither_above_nor_below_another() -> None:
     names = Names()
-    assert [names.fresh(n) for n in ("a.b", "a.b", "a", "c", "c.d")] == ["a.b", "a.b_1", "a_1", "c", "c.d_1"]
+    given = [names.fresh(name) for name in ("a.b", "a.b", "a", "c", "c.d", "c.d")]
+    assert given == ["a.b", "a.b_1", "a_1", "c", "c_d", "c_d_1"]
 
 
 @pytest.mark.parametrize(

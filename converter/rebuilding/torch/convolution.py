@@ -68,9 +68,7 @@ def conv(step: Step) -> Result:
         raise step.refuse(f"PyTorch has no convolution over {count} axes")
     strides = list(step.attribute("strides") or [1] * count)
     dilations = list(step.attribute("dilations") or [1] * count)
-    pads = pads_of(step, kernel, strides, dilations)
-    even = pads[:count] == pads[count:]
-    data = step.arg(0) if even else padded(step.arg(0), pads)
+    pads, even, data = _padding(step, kernel, strides, dilations)
     options = {
         "stride": unless(strides, 1),
         "padding": unless(pads[:count], 0) if even else None,
@@ -93,6 +91,29 @@ def conv(step: Step) -> Result:
         if layer is not None:
             return f"{layer}({data})"
     return call(f"F.conv{count}d", data, step.arg(1), step.optional(2), **options)
+
+
+def _padding(
+    step: Step, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> tuple[list[int], bool, str]:
+    """The padding that the layer does itself, whether it is the same on both sides, and the padded data."""
+    auto, count = str(step.attribute("auto_pad", "NOTSET")), len(kernel)
+    sizes = (step.node.shape(0) or [None] * (count + 2))[2:]
+    open_ = [not isinstance(n, int) and stride > 1 for n, stride in zip(sizes, strides, strict=True)]
+    if auto.startswith("SAME") and any(open_):
+        late = None if auto == "SAME_UPPER" else False
+        data = call(
+            step.helper("pad_same"),
+            step.arg(0),
+            tuple_of(kernel),
+            tuple_of(strides),
+            tuple_of(dilations),
+            upper=late,
+        )
+        return [0] * 2 * count, True, data
+    pads = pads_of(step, kernel, strides, dilations)
+    even = pads[:count] == pads[count:]
+    return pads, even, step.arg(0) if even else padded(step.arg(0), pads)
 
 
 def _kind(array: Any) -> dict[str, str]:

@@ -26,10 +26,14 @@ def batch_norm(step: Step) -> Result:
         made = "nn.BatchNorm" + {2: "1d", 3: "1d", 4: "2d", 5: "3d"}[step.rank]
         plain = _is_plain(step, arrays)
         epsilon = step.attribute("epsilon")
+        momentum = round(
+            1 - float(step.attribute("momentum", 0.9)), 6
+        )  # the share of what was, and of what is new
         text = call(
             made,
             len(arrays["weight"]),
             eps=None if short(epsilon) == "1e-05" else short(epsilon),
+            momentum=None if short(momentum) == "0.1" else short(momentum),
             affine=False if plain else None,
             **_kind(arrays["weight"]),
         )

@@ -100,8 +100,7 @@ class KerasSource:
 
     def frozen(self) -> frozenset[str]:
         names = names_of_variables(self.model, self._signature)
-        still = (names[id(v)] for v in self.model.non_trainable_variables if id(v) in names)
-        return frozenset(still) & set(self.trainable())
+        return frozenset(names[id(v)] for v in self.model.non_trainable_variables if id(v) in names)
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run Keras eagerly, layer by layer; independent of the trace that the graph comes from."""

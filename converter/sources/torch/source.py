@@ -110,7 +110,9 @@ class TorchSource:
         return {name: name.rpartition(".")[0] for name, _ in self.model.named_parameters()}
 
     def frozen(self) -> frozenset[str]:
-        return frozenset(name for name, weight in self.model.named_parameters() if not weight.requires_grad)
+        # A weight of two names has both here.
+        state = self.model.state_dict(keep_vars=True)
+        return frozenset(n for n, weight in state.items() if not getattr(weight, "requires_grad", False))
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run PyTorch eagerly; independent of the trace that the graph comes from."""

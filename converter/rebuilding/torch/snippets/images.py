@@ -10,6 +10,19 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 
+def pad_same(
+    x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int], upper: bool = True
+) -> Tensor:
+    """Zeros around an image, so that a convolution puts out ceil(size / stride) places."""
+    pairs: list[int] = []
+    for size, width, stride, dilation in zip(x.shape[2:], kernel, strides, dilations, strict=True):
+        whole = (-(-size // stride) - 1) * stride + (width - 1) * dilation + 1 - size
+        whole = max(whole, 0)
+        less = whole // 2
+        pairs = [less, whole - less, *pairs] if upper else [whole - less, less, *pairs]
+    return F.pad(x, pairs)
+
+
 def windows(
     x: Tensor,
     kernel: Sequence[int],
