@@ -338,3 +338,33 @@ def test_same_padding_of_images_of_any_size() -> None:
         with torch.no_grad():
             got = module(torch.from_numpy(images).permute(0, 3, 1, 2)).permute(0, 2, 3, 1).numpy()
         np.testing.assert_allclose(got, np.asarray(model(images)), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["Image", "layer1.0.conv2/Conv:0", "x"])
+def test_inputs_of_any_name_in_signatures(name: str, tmp_path: Path) -> None:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kernel = np.random.default_rng(0).normal(size=(4, 3, 3, 3)).astype(np.float32)
+    given = helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3, 8, 8])
+    made = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 4, 8, 8])
+    node = helper.make_node("Conv", [name, "w"], ["y"], pads=[1, 1, 1, 1])
+    graph = helper.make_graph([node], "g", [given], [made], [numpy_helper.from_array(kernel, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.save(model, tmp_path / "odd.onnx")
+    document = (
+        converter.load(tmp_path / "odd.onnx").cut().save(tmp_path / "out", targets=["tflite", "savedmodel"])
+    )
+    assert kinds_passed(document) == {"tflite", "savedmodel"}
+
+
+def test_the_support_page_has_the_tables() -> None:
+    """What rules there are stands in docs/support.md, as `python benchmarks/support.py --write` makes it."""
+    sys.path.insert(0, str(ROOT / "benchmarks"))
+    try:
+        from support import table_lines
+    finally:
+        sys.path.pop(0)
+    page = (ROOT / "docs/support.md").read_text().splitlines()
+    missing = [line for line in table_lines() if not any(each.startswith(line) for each in page)]
+    assert not missing

@@ -49,9 +49,9 @@ def called(model: Any, brief: Brief) -> Run:
 
 
 def arguments(names: Sequence[str]) -> dict[str, str]:
-    """Name → the argument of a `tf.function` that stands for it: itself where it is a Python identifier.
+    """Name → the argument of a `tf.function` that stands for it: itself where it is a lower-case identifier.
 
-    `block5_pool` stays; `encoder/pool:0` becomes `encoder_pool_0`.
+    `block5_pool` stays; `Encoder/pool:0` becomes `encoder_pool_0`.
     """
     made: dict[str, str] = {}
     reserved = {name for name in names if _legal(name)}
@@ -59,7 +59,7 @@ def arguments(names: Sequence[str]) -> dict[str, str]:
         argument = name
         if not _legal(name):
             argument = stem = f"x_{name}"[0 if re.match(r"[^A-Za-z]", name) else 2 :]
-            argument = stem = re.sub(r"[^A-Za-z0-9_]", "_", stem)
+            argument = stem = re.sub(r"[^a-z0-9_]", "_", stem.lower())
             count = 1
             while argument in reserved or not _legal(argument):
                 count += 1
@@ -70,8 +70,8 @@ def arguments(names: Sequence[str]) -> dict[str, str]:
 
 
 def _legal(name: str) -> bool:
-    """TensorFlow takes identifiers, but strips what starts with an underscore."""
-    return bool(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name)) and not keyword.iskeyword(name)
+    """TensorFlow takes identifiers, strips leading underscores, and writes signatures in lower case."""
+    return bool(re.fullmatch(r"[a-z][a-z0-9_]*", name)) and not keyword.iskeyword(name)
 
 
 def traced(model: Any, brief: Brief) -> tuple[Any, Any]:
