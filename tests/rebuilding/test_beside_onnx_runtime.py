@@ -24,6 +24,12 @@ CASES = {
         {"depth": np.array(4), "values": np.array([0, 1], np.float32)},
         np.array([[0, 3, 2, -1, -2], [1, 2, -4, 3, 0]], np.float32),
     ),
+    "an equation in letters of both sizes": (
+        "(float[N, 4, 4] x) => (float[b, m, n] y)",
+        'y = Einsum <equation = "bIj,bjK->bKI"> (x, x)',
+        {},
+        np.arange(32, dtype=np.float32).reshape(2, 4, 4),
+    ),
     "a bias as long as another axis": (
         "(float[N, 4, 4] x) => (float[N, 4, 4] y)",
         "y = Add(x, b)",

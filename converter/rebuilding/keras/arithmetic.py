@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Callable, Sequence
 from functools import reduce
 from typing import Any
@@ -282,4 +283,10 @@ def gemm(builder: Builder, node: Node) -> Any:
 def einsum(builder: Builder, node: Node) -> Any:
     """Einstein's sum."""
     operands = [builder.tensor(node, i) for i in range(len(node.inputs))]
-    return ops.einsum(str(node.attribute("equation")).replace(" ", ""), *operands)
+    equation = str(node.attribute("equation")).replace(" ", "")
+    # Keras knows small letters alone.
+    letters = dict.fromkeys(letter for letter in equation if letter.isalpha())
+    small = str.maketrans(dict(zip(letters, string.ascii_lowercase, strict=False)))
+    if len(letters) > len(string.ascii_lowercase):
+        raise Unsupported(node, f"an equation of {len(letters)} letters")
+    return ops.einsum(equation.translate(small), *operands)
