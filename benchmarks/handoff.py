@@ -268,11 +268,10 @@ def _restated(model: Any) -> Any:
 
 def node_files(folder: Path) -> Iterator[dict[str, Any]]:
     """The onnx package's cases of single operators, newer ones also in an older opset."""
-    from support import every_case
-
+    from fixtures.node_cases import node_cases
     from fixtures.onnx_corpus import run
 
-    for case in every_case():
+    for case in node_cases():
         if not case.float_inference:
             continue
         new = _opset(case.model) > RESTATED

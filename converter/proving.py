@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,15 +43,19 @@ class Proof:
     provider: str
     edited: Edited | None
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def _samples(self) -> tuple[list[dict[str, Any]], str]:
+        """Inputs of the model, and where they come from."""
         samples = self.request.samples
         if samples is not None:
-            self._batches, self._origin = read_samples(samples, self.made.inputs), samples.name
-        else:
-            self._batches = draw(self.made.inputs, self.made.tables, self.request.seed)
-            self._origin = f"seed={self.request.seed}"
+            return read_samples(samples, self.made.inputs), samples.name
+        seed = self.request.seed
+        return draw(self.made.inputs, self.made.tables, seed), f"seed={seed}"
+
+    @cached_property
+    def _judge(self) -> Judge:
         wanted = [b for piece in self.made.pieces for b in (*piece.starts, *piece.ends)]
-        self._judge = Judge(self.source, wanted, self._batches)
+        return Judge(self.source, wanted, self._samples[0])
 
     def calibration(self, piece: Piece) -> list[dict[str, Any]]:
         """Inputs of a piece as the framework has them there: the user's samples, or random ones of which
@@ -89,10 +94,10 @@ class Proof:
                     raise
                 failures[kind] = TargetError(error.message, hint=error.hint)
         if not shapes and self.edited is not None and self.edited.seams:
-            original = Judge(self.edited.original, [b for b, _ in self.edited.seams], self._batches)
+            original = Judge(self.edited.original, [b for b, _ in self.edited.seams], self._samples[0])
             comparisons += original.compare([_unchanged(self.edited)])
         of = "shapes" if shapes else "values"
-        return Certificate(self.provider, self._origin, comparisons, of=of), failures
+        return Certificate(self.provider, self._samples[1], comparisons, of=of), failures
 
     def hold(self, name: str, piece: Piece, run: Run) -> Certificate:
         """Compare what computes a piece with the framework.
@@ -104,7 +109,7 @@ class Proof:
         """
         ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
         candidate = Candidate(f"{piece.role} in {name}", piece.starts, ends, run, target=name)
-        return Certificate(name, self._origin, self._judge.compare([candidate]))
+        return Certificate(name, self._samples[1], self._judge.compare([candidate]))
 
     def _values(
         self, kind: str, workshop: Workshop, folder: Path, home: Path | None
