@@ -14,7 +14,7 @@ from converter.errors import TargetError, UsageError, ValidationError
 from converter.fit import Fit, fit
 from converter.making import Workshop
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
-from converter.proving import Proof
+from converter.proving import Proof, first_failure
 from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
 from converter.request import Request
@@ -385,9 +385,7 @@ class Cut:
         model, run = workshop.native(framework, piece)
         certificate = proof.hold(framework, piece, run) if validate else None
         if certificate is not None and not certificate.passed:
-            first = certificate.failures()[0]
-            what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
-            raise ValidationError(f"{first.piece} {first.output}: {what}")
+            raise ValidationError(first_failure(certificate))
         return model
 
     def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:

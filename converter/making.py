@@ -76,10 +76,8 @@ class Workshop:
             return run
 
         def turn(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            given = {n: a.transpose(turned[n]) if n in turned else a for n, a in feeds.items()}
-            return {
-                n: a.transpose(np.argsort(turned[n])) if n in turned else a for n, a in run(given).items()
-            }
+            back = {name: tuple(np.argsort(perm)) for name, perm in turned.items()}
+            return _permuted(run(_permuted(feeds, turned)), back)
 
         return turn
 
@@ -113,10 +111,7 @@ class Workshop:
         own = dataclasses.replace(piece, inputs=drawn.inputs, outputs=drawn.outputs)
 
         def calibration() -> list[dict[str, Array]]:
-            return [
-                {n: a.transpose(drawn.turned[n]) if n in drawn.turned else a for n, a in feeds.items()}
-                for feeds in self.calibration(piece)
-            ]
+            return [_permuted(feeds, drawn.turned) for feeds in self.calibration(piece)]
 
         return Brief(own, calibration, self.request.trust)
 
@@ -173,6 +168,11 @@ class Workshop:
             raw = dataclasses.replace(raw)
             restate(raw, None)
         return raw
+
+
+def _permuted(arrays: Mapping[str, Array], perms: Mapping[str, tuple[int, ...]]) -> dict[str, Array]:
+    """The arrays, those that have a permutation with their axes in its order."""
+    return {n: a.transpose(perms[n]) if n in perms else a for n, a in arrays.items()}
 
 
 def _rebuilder(framework: str) -> Any:

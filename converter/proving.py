@@ -19,7 +19,7 @@ from converter.samples import draw, read_samples
 from converter.targets import TARGETS, Run
 from converter.validation import Candidate, Certificate, Comparison, Judge, check_shapes
 
-__all__ = ["Proof", "failure"]
+__all__ = ["Proof", "failure", "first_failure"]
 
 # Draws of random inputs to measure ranges of values on: a range of fewer samples is too narrow.
 _CALIBRATION = 8
@@ -159,14 +159,18 @@ def _unchanged(edited: Edited) -> Candidate:
     return Candidate("unchanged part", (), tuple((b, b.name) for b in pairs.values()), run)
 
 
+def first_failure(certificate: Certificate) -> str:
+    """What is wrong with the first comparison that did not pass."""
+    first = certificate.failures()[0]
+    what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
+    return f"{first.piece} {first.output}: {what}"
+
+
 def failure(document: Document, certificate: Certificate) -> ValidationError:
     """The error that a failed validation ends with."""
-    failures = certificate.failures()
-    first = failures[0]
-    what = first.problem or f"scaled error {first.scaled_error:.2e} > {first.tolerance:.1e}"
     return ValidationError(
-        f"{len(failures)} of {len(certificate.comparisons)} comparisons failed; "
-        f"{first.piece} {first.output}: {what}",
+        f"{len(certificate.failures())} of {len(certificate.comparisons)} comparisons failed; "
+        f"{first_failure(certificate)}",
         hint="nothing was written; --samples FILE validates on inputs of your own, --no-cache exports anew",
         report=document,
     )

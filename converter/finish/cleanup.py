@@ -16,9 +16,9 @@ from converter.finish.graphs import main_domain, replace_uses
 from converter.model import LAYER, Piece
 
 # What may be done to a weight that stays what it is.
-_MOVES = frozenset(["Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
+MOVES = frozenset(["Cast", "CastLike", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"])
 
-__all__ = ["canonical_names", "remove_identities", "remove_unused", "weights_keep_their_names"]
+__all__ = ["MOVES", "canonical_names", "remove_identities", "remove_unused", "weights_keep_their_names"]
 
 
 def remove_identities(model: ir.Model) -> None:
@@ -63,7 +63,7 @@ def weights_keep_their_names(model: ir.Model) -> set[str]:
             continue
         reads = [value for value in node.inputs if value is not None]
         weights = {origin[value] for value in reads if value in origin and _is_tensor(origin[value])}
-        movable = node.op_type in _MOVES
+        movable = node.op_type in MOVES
         if movable and reads and reads[0] in origin and len(weights) == 1:
             origin[node.outputs[0]] = origin[reads[0]]
     made: dict[ir.Value, list[ir.Value]] = {}

@@ -21,6 +21,7 @@ from onnx_ir.passes import common
 from converter.finish.absorb import absorb_flatten, bias_into_convolutions
 from converter.finish.channels import shuffles_as_choices, spread_channels_last, turn_ends
 from converter.finish.cleanup import (
+    MOVES,
     by_layer,
     remove_identities,
     remove_unused,
@@ -41,8 +42,6 @@ from converter.schemas import since
 __all__ = ["plain"]
 
 _NO_LIMIT = 1 << 62
-# What may be done to a weight once for all: it moves, and stays what it is.
-_MOVES = frozenset("Cast CastLike Identity Reshape Squeeze Transpose Unsqueeze".split())
 
 
 def plain(
@@ -143,7 +142,7 @@ def _fold(model: ir.Model, weights: Collection[str]) -> None:
         read = [v for v in node.inputs if v is not None]
         of_weights = [v for v in read if v.name in weights or v in made]
         # A weight that is read in two ways stays one weight, and its readers move it each for themselves.
-        moves = main_domain(node) and node.op_type in _MOVES and all(len(v.uses()) == 1 for v in of_weights)
+        moves = main_domain(node) and node.op_type in MOVES and all(len(v.uses()) == 1 for v in of_weights)
         if of_weights and not moves:
             made.update(node.outputs)
             return False

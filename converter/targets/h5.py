@@ -12,8 +12,9 @@ from typing import Any
 
 from converter.errors import TargetError
 from converter.quiet import quiet
-from converter.targets.brief import Brief, Run
-from converter.targets.keras_calls import called, failed
+from converter.targets.brief import Brief
+from converter.targets.keras import reload
+from converter.targets.keras import write as save
 
 __all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
 
@@ -21,7 +22,7 @@ FRAMEWORK = "keras"
 SUFFIX = ".h5"
 
 
-def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the model has all that is needed
+def write(made: Any, path: Path, brief: Brief) -> list[Path]:
     """Save a `keras.Model`; returns the files made.
 
     Raises:
@@ -33,14 +34,8 @@ def write(made: Any, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  #
             f"HDF5 keeps layers only, and this model also computes with {', '.join(strangers[:4])}",
             hint="--targets keras writes a .keras archive, which does not have this limit",
         )
-    try:
-        with quiet():  # it warns that the format is a legacy
-            made.save(path)
-    except OSError:
-        raise
-    except Exception as error:
-        raise failed(f"Keras cannot save {path.name}", error) from error
-    return [path]
+    with quiet():  # it warns that the format is a legacy
+        return save(made, path, brief)
 
 
 def _operations(model: Any) -> list[str]:
@@ -48,24 +43,10 @@ def _operations(model: Any) -> list[str]:
 
     HDF5 would keep their class names, and Keras would take `Add` for the layer of that name.
     """
-    keras = importlib.import_module("keras")
+    layer = importlib.import_module("keras").Layer
     found = []
     for operation in getattr(model, "operations", []):
-        if not isinstance(operation, keras.Layer):
+        if not isinstance(operation, layer):
             found.append(f"{type(operation).__name__} {operation.name!r}")
         found += _operations(operation)
     return found
-
-
-def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the file has all that is needed
-    """The saved model as a function from the piece's inputs to its outputs, by name.
-
-    Raises:
-        TargetError: Keras does not load what it saved.
-    """
-    keras = importlib.import_module("keras")
-    try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=not brief.trust)
-    except Exception as error:
-        raise failed(f"Keras cannot load {path.name} again", error) from error
-    return called(model, brief)

@@ -6,7 +6,6 @@ import importlib
 from pathlib import Path
 from typing import Any
 
-from converter.errors import TargetError
 from converter.targets.brief import Brief, Run
 from converter.targets.keras_calls import called, failed
 
@@ -41,5 +40,5 @@ def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the f
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=not brief.trust)
     except Exception as error:
-        raise TargetError(f"Keras cannot load {path.name} again: {error}") from error
+        raise failed(f"Keras cannot load {path.name} again", error) from error
     return called(model, brief)
