@@ -13,6 +13,8 @@ from converter.rebuilding.keras.builder import Builder, is_tensor
 from converter.rebuilding.keras.operands import batched
 from converter.rebuilding.keras.rules import rule
 
+__all__: list[str] = []
+
 
 def _activate(builder: Builder, node: Node, name: str, operation: Callable[[Any], Any], x: Any = None) -> Any:
     x = builder.tensor(node, 0) if x is None else x

@@ -18,6 +18,8 @@ from converter.rebuilding.keras.operands import batched, lone, pair, plus
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.sizes import is_sizes, settled
 
+__all__: list[str] = []
+
 
 def _unary(ops_: str, versions: Sequence[int], function: Callable[[Any], Any]) -> None:
     @rule(ops_, *versions)

@@ -13,6 +13,8 @@ from converter.rebuilding.keras.builder import Builder, is_tensor
 from converter.rebuilding.keras.operands import plus
 from converter.rebuilding.keras.rules import rule
 
+__all__: list[str] = []
+
 
 def _heads(node: Node, x: Any, count: int) -> Any:
     """[batch, length, heads · size] as [batch, heads, length, size]."""

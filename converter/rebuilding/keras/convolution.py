@@ -15,6 +15,8 @@ from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.windows import Windows, first_and_last, windows, zero_padded
 from converter.rebuilding.names import Names
 
+__all__ = ["turned_back"]
+
 _CONV = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)

@@ -12,6 +12,8 @@ from converter.rebuilding.keras.builder import Builder, is_tensor
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.sizes import as_sizes, is_sizes, settled
 
+__all__: list[str] = []
+
 
 @rule("Gather", 1, 11, 13)
 def gather(builder: Builder, node: Node) -> Any:

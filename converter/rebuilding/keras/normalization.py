@@ -12,6 +12,8 @@ from converter.rebuilding.keras.builder import Builder, is_tensor
 from converter.rebuilding.keras.operands import plus
 from converter.rebuilding.keras.rules import rule
 
+__all__: list[str] = []
+
 
 def _constantly(builder: Builder, node: Node, index: int, number: float) -> bool:
     """Whether an input is left out or is that number everywhere, and no weight."""

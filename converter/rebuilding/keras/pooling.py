@@ -16,6 +16,8 @@ from converter.rebuilding.keras.operands import batched
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.windows import Windows, first_and_last, shifted, windows, zero_padded
 
+__all__: list[str] = []
+
 _MAX = (layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D)
 _MEAN = (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
 _ALL_MAX = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)

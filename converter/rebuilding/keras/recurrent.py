@@ -13,6 +13,8 @@ from converter.rebuilding.graph import Node, Unsupported
 from converter.rebuilding.keras.builder import Builder, is_tensor
 from converter.rebuilding.keras.rules import rule
 
+__all__: list[str] = []
+
 # The order of the gates: ONNX's places in Keras's order.
 _GATES = {"LSTM": (0, 2, 3, 1), "GRU": (0, 1, 2), "RNN": (0,)}
 _LAYER = {"LSTM": layers.LSTM, "GRU": layers.GRU, "RNN": layers.SimpleRNN}

@@ -14,6 +14,8 @@ from converter.rebuilding.keras.operands import batched
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.sizes import is_sizes
 
+__all__: list[str] = []
+
 _Reduce = Callable[[Any, Any, bool], Any]
 
 

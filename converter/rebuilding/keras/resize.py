@@ -15,6 +15,8 @@ from converter.rebuilding.keras.operands import batched
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.sizes import is_sizes
 
+__all__: list[str] = []
+
 
 @rule("Upsample", 7, 9)
 def upsample(builder: Builder, node: Node) -> Any:

@@ -11,6 +11,8 @@ from converter.rebuilding.graph import Node, Unsupported
 from converter.rebuilding.keras.builder import Builder
 from converter.rebuilding.keras.rules import rule
 
+__all__: list[str] = []
+
 
 def _written(node: Node, flat: Any, places: Any, updates: Any, count: int, how: str) -> Any:
     """A vector with updates at places: in their stead, or added."""

@@ -14,6 +14,8 @@ from converter.rebuilding.keras.operands import batched, lone, sliced
 from converter.rebuilding.keras.rules import rule
 from converter.rebuilding.keras.sizes import Size, as_sizes, is_sizes
 
+__all__: list[str] = []
+
 
 @rule("Shape", 1, 13, 15, 19, 21, 23, 24, 25)
 def shape(builder: Builder, node: Node) -> Any:
