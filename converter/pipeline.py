@@ -12,10 +12,11 @@ from typing import Any
 
 from converter.editing import Edited, edit
 from converter.errors import CutError, TargetError, UsageError
-from converter.finish import finish, name_by_layer, restate
+from converter.finish import finish, name_by_layer, opened, restate
 from converter.making import Workshop
 from converter.model import Boundary, LayeredModel, Piece, Source
 from converter.onnxfile import FROM_FILE, Excerpt
+from converter.precision import lower
 from converter.proving import Proof, failure
 from converter.report import Document, Timings, metadata
 from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, Pieces, Request
@@ -102,7 +103,7 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
                 _rewrite(piece, request, request.surgery)
     with timings.stage("finish"):
         for piece in pieces:
-            _finish(piece, request.opset)
+            _finish(piece, request)
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
     return Pieces(pieces, raw, edge, layered.inputs, vocabularies(layered.graph))
 
@@ -129,12 +130,19 @@ def deliver(
     edits = None if edited is None else edited.facts
     with staged(folder) as scratch:
         proof = Proof(source, made, request, provider, edited)
+        made = proof.made = _lowered(proof, progress, timings)
         workshop = Workshop(source, made, request, scratch / _INGREDIENTS, proof.calibration)
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
             facts = {
                 piece.role: metadata(
-                    source.info, asked, piece, _verdict(source, request, provider), versions, edits
+                    source.info,
+                    asked,
+                    piece,
+                    _verdict(source, request, provider),
+                    versions,
+                    edits,
+                    made.lowered[piece.role].facts if piece.role in made.lowered else None,
                 )
                 for piece in made.pieces
             }
@@ -160,6 +168,7 @@ def deliver(
             versions,
             edits,
             {kind: (error.message, error.hint) for kind, error in failures.items()},
+            [lowered.facts for lowered in made.lowered.values()],
         )
         if not files:
             raise _unmade(failures, None)
@@ -173,6 +182,21 @@ def deliver(
 
 
 # ---------------------------------------------------------------- steps
+
+
+def _lowered(proof: Proof, progress: Progress, timings: Timings) -> Pieces:
+    """The pieces in the precision that is asked for."""
+    made, precision = proof.made, proof.request.precision
+    if precision is None:
+        return made
+    found = {}
+    provider = provider_for(proof.request.device)
+    with timings.stage("precision"):
+        for piece in made.pieces:
+            progress("precision", f"{piece.role} in {precision.kind}")
+            found[piece.role] = lower(piece, precision, proof.calibration(piece), provider)
+    pieces = tuple(lowered.piece for lowered in found.values())
+    return dataclasses.replace(made, pieces=pieces, lowered=found)
 
 
 def _copied(piece: Piece) -> Piece:
@@ -209,9 +233,13 @@ def _rewrite(piece: Piece, request: Request, function: Callable[[Any], Any]) -> 
     piece.outputs, piece.starts, piece.ends = outputs, (), ()
 
 
-def _finish(piece: Piece, opset: int | None) -> None:
-    """Pieces of ONNX files stay as they stand there, unless another opset is asked for."""
-    if isinstance(piece.graph, Excerpt):
+def _finish(piece: Piece, request: Request) -> None:
+    """Pieces of ONNX files stay as they stand there, unless another opset or precision is asked for."""
+    opset = request.opset
+    if isinstance(piece.graph, Excerpt) and request.precision is not None:
+        opened(piece, opset)
+        empty = not piece.nodes
+    elif isinstance(piece.graph, Excerpt):
         empty = not piece.graph.numbers
         if opset is not None and not empty:
             restate(piece, opset)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from converter.editing import Edited
-from converter.errors import TargetError, ValidationError
+from converter.errors import TargetError, UsageError, ValidationError
 from converter.making import Workshop
 from converter.model import Piece, Source
 from converter.report import Document
@@ -23,6 +25,11 @@ __all__ = ["Proof", "failure", "first_failure"]
 
 # Draws of random inputs to measure ranges of values on: a range of fewer samples is too narrow.
 _CALIBRATION = 8
+# Draws that artifacts of less precision are validated on, besides the first: shares of classes want some.
+_HELD_OUT = 5
+
+
+_FINER = "--precision mixed --min-snr DB leaves the most sensitive layers in float"
 
 
 @dataclasses.dataclass
@@ -46,11 +53,23 @@ class Proof:
     @cached_property
     def _samples(self) -> tuple[list[dict[str, Any]], str]:
         """Inputs of the model, and where they come from."""
-        samples = self.request.samples
-        if samples is not None:
-            return read_samples(samples, self.made.inputs), samples.name
-        seed = self.request.seed
-        return draw(self.made.inputs, self.made.tables, seed), f"seed={seed}"
+        samples, seed = self.request.samples, self.request.seed
+        if samples is None:
+            drawn = draw(self.made.inputs, self.made.tables, seed)
+            if self.request.precision is not None:
+                later = range(seed + 1 + _CALIBRATION, seed + 1 + _CALIBRATION + _HELD_OUT)
+                more = [draw(self.made.inputs, self.made.tables, s)[-1] for s in later]
+                drawn = [*drawn[:-1], *_joined([drawn[-1], *more])]
+            return drawn, f"seed={seed}"
+        if not self.request.calibrates:
+            return self._given, samples.name
+        return _every_other(self._given, 1), f"{samples.name}, every other sample"
+
+    @cached_property
+    def _given(self) -> list[dict[str, Any]]:
+        """The user's own inputs."""
+        assert self.request.samples is not None
+        return read_samples(self.request.samples, self.made.inputs)
 
     @cached_property
     def _judge(self) -> Judge:
@@ -58,12 +77,13 @@ class Proof:
         return Judge(self.source, wanted, self._samples[0])
 
     def calibration(self, piece: Piece) -> list[dict[str, Any]]:
-        """Inputs of a piece as the framework has them there: the user's samples, or random ones of which
-        none is validated on."""
+        """Inputs of a piece as the framework has them there, of which none is validated on: every other
+        one of the user's samples, or random ones."""
         if self.request.samples is not None:
-            return self._judge.feeds(piece.starts)
-        seeds = range(self.request.seed + 1, self.request.seed + 1 + _CALIBRATION)
-        batches = [b for seed in seeds for b in draw(self.made.inputs, self.made.tables, seed)]
+            batches = _every_other(self._given, 0)
+        else:
+            seeds = range(self.request.seed + 1, self.request.seed + 1 + _CALIBRATION)
+            batches = [b for seed in seeds for b in draw(self.made.inputs, self.made.tables, seed)]
         return Judge(self.source, piece.starts, batches).feeds(piece.starts)
 
     def certify(
@@ -134,18 +154,57 @@ class Proof:
         self, kind: str, piece: Piece, workshop: Workshop, folder: Path, home: Path | None
     ) -> Candidate:
         path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
-        name, run = path.name, None
+        name, own = path.name, None
         if kind == "onnx":
             # What refers to data of its final folder is loaded as if it stood there.
             model = path if home is None else path.read_bytes()
             libraries = self.request.custom_ops
-            name, run = piece.role, Session(model, self.provider, folder=home, custom_ops=libraries).run
-        precision = getattr(TARGETS[kind], "PRECISION", None)
+            name, own = piece.role, Session(model, self.provider, folder=home, custom_ops=libraries).run
+        asked = self.request.precision
+        precision = getattr(TARGETS[kind], "PRECISION", None) if asked is None else asked.computes_in
+        run: Run = own or workshop.reload(kind, piece, folder)
+        lowered = self.made.lowered.get(piece.role)
         # After a rewrite a piece may have no boundaries to end at: its shapes are compared alone.
         ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=False))
         return Candidate(
-            name, piece.starts, ends, run or workshop.reload(kind, piece, folder), precision, target=kind
+            name,
+            piece.starts,
+            ends,
+            run if lowered is None else lowered.in_floats(run),
+            precision,
+            target=kind,
+            min_snr=self.request.min_snr,
+            classes=self._classes(piece),
         )
+
+    def _classes(self, piece: Piece) -> frozenset[str]:
+        """The outputs of a piece that are the model's own: of (samples, classes) they are a classifier's."""
+        own = {b.value for b in self.source.outputs}
+        pairs = zip(piece.ends, piece.outputs, strict=False)
+        return frozenset(spec.name for boundary, spec in pairs if boundary.value in own)
+
+
+def _every_other(batches: Sequence[Mapping[str, Any]], first: int) -> list[dict[str, Any]]:
+    """Every other sample of the largest batch, or every other batch where there are several of one sample.
+
+    Raises:
+        UsageError: there is one sample alone.
+    """
+    largest = max(len(x) for x in batches[-1].values())
+    if largest > 1:
+        return [{name: x[first::2] for name, x in batches[-1].items()}]
+    if len(batches) < 2:
+        raise UsageError(
+            "one sample cannot both set ranges and be validated on", hint="give two samples at least"
+        )
+    return [dict(batch) for batch in batches[first::2]]
+
+
+def _joined(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Batches as one, where the model takes batches of any size."""
+    if max(len(x) if x.ndim else 0 for x in batches[0].values()) == 1:
+        return [dict(batch) for batch in batches]
+    return [{name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}]
 
 
 def _unchanged(edited: Edited) -> Candidate:
@@ -171,6 +230,7 @@ def failure(document: Document, certificate: Certificate) -> ValidationError:
     return ValidationError(
         f"{len(certificate.failures())} of {len(certificate.comparisons)} comparisons failed; "
         f"{first_failure(certificate)}",
-        hint="nothing was written; --samples FILE validates on inputs of your own, --no-cache exports anew",
+        hint="nothing was written; --samples FILE validates on inputs of your own, "
+        + ("--no-cache exports anew" if not document.precision else _FINER),
         report=document,
     )

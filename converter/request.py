@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.editing import Changes
 from converter.errors import UsageError
 from converter.finish import OPSETS
 from converter.model import Piece, TensorSpec
+from converter.precision import INT4_OPSET, Precision
 from converter.surgery import Frontier
 from converter.targets import TARGETS
+
+if TYPE_CHECKING:  # onnx_ir takes half a second to import
+    from converter.precision.lower import Lowered
 
 __all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "Pieces", "Request"]
 
@@ -46,6 +50,8 @@ class Request:
         surgery_preserves: the rewrite claims to preserve values, and is held to that.
         layout: of models rebuilt in another framework: `source` takes and puts out tensors as the source
             does, `native` as that framework's layers do.
+        precision: in what the artifacts of ONNX compute; None for the source's own.
+        min_snr: what every output has to reach, in dB.
     """
 
     to: tuple[str, ...] = ()
@@ -66,6 +72,8 @@ class Request:
     surgery: Callable[[Any], Any] | None = None
     surgery_preserves: bool = False
     layout: str = "source"
+    precision: Precision | None = None
+    min_snr: float | None = None
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -88,8 +96,29 @@ class Request:
             raise UsageError(
                 f"--surgery rewrites a graph of ONNX: target {', '.join(natives)} would not have it"
             )
+        self._check_precision(natives)
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
+
+    def _check_precision(self, natives: Sequence[str]) -> None:
+        if self.precision is None:
+            return
+        if natives:
+            raise UsageError(
+                f"--precision is for what is made of ONNX: target {', '.join(natives)} would not have it",
+                hint="tflite-fp16 and tflite-int8 are targets; a run of its own writes the others",
+            )
+        if self.link:
+            raise UsageError("--link leaves weights where they are: --precision does not go with it")
+        if self.opset is not None and self.precision.kind == "int4-weights" and self.opset < INT4_OPSET:
+            raise UsageError(f"opset {self.opset} has no types of 4 bits: expected {INT4_OPSET} at least")
+
+    @property
+    def calibrates(self) -> bool:
+        """Whether something is measured on samples that nothing may be validated on."""
+        return self.precision is not None or any(
+            getattr(TARGETS[kind], "PRECISION", None) == "int8" for kind in self.targets
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +131,7 @@ class Pieces:
         frontier: what crosses the cut; None where nothing starts at a layer.
         inputs: the model's inputs, as they were when it was cut.
         tables: rows of the embedding that each integer input of the model indexes.
+        lowered: role of a piece of less precision → what was done to it.
     """
 
     pieces: tuple[Piece, ...]
@@ -109,6 +139,7 @@ class Pieces:
     frontier: Frontier | None
     inputs: tuple[TensorSpec, ...]
     tables: Mapping[str, int]
+    lowered: Mapping[str, Lowered] = dataclasses.field(default_factory=dict)
 
     @property
     def crossing(self) -> tuple[str, ...]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import json
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import numpy as np
 
 from converter.errors import UsageError, ValidationError
 
-__all__ = ["Session", "provider_for", "save_ort", "version"]
+__all__ = ["KernelRun", "ProfiledSession", "Session", "loads", "provider_for", "save_ort", "version"]
 
 # Types that neither go into a session from NumPy nor come out as what they are.
 _NO_ARRAYS = frozenset(
@@ -60,6 +63,18 @@ def provider_for(device: str) -> str:
     return provider
 
 
+def loads(model: bytes, provider: str) -> bool:
+    """Whether a serialised model loads on a provider: it has a kernel for each operator and dtype."""
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        runtime.InferenceSession(model, options, providers=[provider])
+    except Exception:  # ONNX Runtime has a class of exceptions for each of its status codes
+        return False
+    return True
+
+
 def save_ort(model: Path, path: Path) -> None:
     """Optimise an ONNX file and save it in ONNX Runtime's own format, for any CPU.
 
@@ -101,6 +116,7 @@ class Session:
         folder: Path | None = None,
         optimize: bool = True,
         custom_ops: Sequence[Path] = (),
+        threads: int = 0,
     ) -> None:
         """Load a model.
 
@@ -110,19 +126,13 @@ class Session:
             folder: where external data of a serialised model lie.
             optimize: let ONNX Runtime rewrite the graph.
             custom_ops: libraries of operators to load.
+            threads: threads of one operator; 0 leaves it to ONNX Runtime (one for each physical core).
 
         Raises:
             ValidationError: the model does not load, or another provider than the asked-for one would run.
         """
         runtime = _onnxruntime()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 4
-        if folder is not None:
-            options.add_session_config_entry(
-                "session.model_external_initializers_file_folder_path", str(folder)
-            )
-        if not optimize:
-            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options = self._options(runtime, folder, optimize=optimize, threads=threads)
         settings: dict[str, str] = {}
         if provider == _PROVIDERS["cuda"]:
             # TF32 keeps 10 bits of the significand: it would hide errors as large as a wrong epsilon.
@@ -154,6 +164,18 @@ class Session:
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 
+    def _options(self, runtime: Any, folder: Path | None, *, optimize: bool, threads: int) -> Any:
+        options = runtime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads
+        if folder is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(folder)
+            )
+        if not optimize:
+            options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return options
+
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] = ()) -> dict[str, Any]:
         """Outputs by name, all of them unless some are asked for; sequences are lists, empty optionals None.
 
@@ -171,3 +193,121 @@ class Session:
 
 def _fed(value: Any) -> Any:
     return np.ascontiguousarray(value) if isinstance(value, np.ndarray) else value
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class KernelRun:
+    """One run of one node of the optimised graph.
+
+    Attributes:
+        run: which of the runs since the session was made, from 0.
+        name: the node's name; operator and number (`Relu_7`) where it has none.
+        operator: its operator.
+        microseconds: how long the kernel took, as the host sees it.
+        outputs: element type in ONNX Runtime's words (`float`) and shape of each tensor that it put out.
+    """
+
+    run: int
+    name: str
+    operator: str
+    microseconds: int
+    outputs: tuple[tuple[str, tuple[int, ...]], ...]
+
+
+class ProfiledSession(Session):
+    """A session that times every kernel until `finish`, and from then on runs as any other.
+
+    Attributes:
+        optimized: the graph that runs, after ONNX Runtime's optimisations; an ONNX file without its weights.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        scratch: Path,
+        provider: str = _PROVIDERS["cpu"],
+        *,
+        folder: Path | None = None,
+        custom_ops: Sequence[Path] = (),
+        threads: int = 0,
+    ) -> None:
+        """Load a model.
+
+        Args:
+            model, provider, folder, custom_ops, threads: as of `Session`.
+            scratch: an empty folder for the optimised graph and the profile.
+
+        Raises:
+            ValidationError: as of `Session`.
+        """
+        self._scratch = scratch
+        self.optimized = scratch / "optimized.onnx"
+        super().__init__(model, provider, folder=folder, custom_ops=custom_ops, threads=threads)
+
+    def _options(self, runtime: Any, folder: Path | None, *, optimize: bool, threads: int) -> Any:
+        options = super()._options(runtime, folder, optimize=optimize, threads=threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(self._scratch / "profile")
+        options.optimized_model_filepath = str(self.optimized)
+        # Only the graph is wanted. Its weights would be as large as the model's, and more than 2 GB do not
+        # fit into one message: they go to a file of their own, which throws them away.
+        (self._scratch / "weights").symlink_to(os.devnull)
+        for key, value in (("file_name", "weights"), ("min_size_in_bytes", "1024")):
+            options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+        return options
+
+    def finish(self) -> list[KernelRun]:
+        """End profiling and say what ran, in the order in which it began.
+
+        Nodes inside the bodies of If, Loop and Scan are left out: their time is in that of the node around
+        them.
+
+        Raises:
+            ValidationError: the runs had more events than ONNX Runtime keeps.
+        """
+        events = json.loads(Path(self._session.end_profiling()).read_text())
+        found: list[tuple[dict[str, Any], int]] = []
+        run = 0
+        for event in events:
+            if event["name"] == "model_run":
+                run += 1
+            elif event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
+                found.append((event, run))
+        # ONNX Runtime stops noting events at a million, which cuts off the last runs.
+        if len(events) >= _MOST_EVENTS:
+            raise ValidationError(
+                "ONNX Runtime's profiler keeps a million events, and this model has more",
+                hint="fewer --runs",
+            )
+        found.sort(key=lambda pair: (pair[0]["ts"], -pair[0]["dur"]))
+        return [_kernel_run(event, number) for event, number in _outermost(found)]
+
+
+# What the profiler adds to a node's name for the time of its kernel; the operators whose bodies are nodes.
+_KERNEL = "_kernel_time"
+_BODIES = frozenset(["If", "Loop", "Scan"])
+_MOST_EVENTS = 1_000_000
+
+
+def _outermost(found: Sequence[tuple[dict[str, Any], int]]) -> list[tuple[dict[str, Any], int]]:
+    kept, until = [], -1
+    for event, run in found:
+        stop = event["ts"] + event["dur"]
+        if stop <= until:
+            continue
+        if event["args"].get("op_name") in _BODIES:
+            until = stop
+        kept.append((event, run))
+    return kept
+
+
+def _kernel_run(event: Mapping[str, Any], run: int) -> KernelRun:
+    args = event["args"]
+    shapes = [next(iter(entry.items())) for entry in args.get("output_type_shape", ()) if entry]
+    return KernelRun(
+        run=run,
+        name=event["name"].removesuffix(_KERNEL),
+        operator=args.get("op_name", ""),
+        microseconds=event["dur"],
+        outputs=tuple((kind, tuple(sizes)) for kind, sizes in shapes),
+    )

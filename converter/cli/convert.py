@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -111,6 +112,35 @@ def convert(
             "does, native as that framework's layers do."
         ),
     ] = "source",
+    precision: Annotated[
+        str | None,
+        typer.Option(
+            help="What ONNX artifacts compute in: fp16, bf16, int8 (ranges measured on samples), "
+            "int8-dynamic, int4-weights, or mixed: int8, but for layers that --min-snr wants in float.",
+            show_default=False,
+        ),
+    ] = None,
+    min_snr: Annotated[
+        float | None,
+        typer.Option(
+            help="Every output has to reach this SNR, in dB, else nothing is written.", show_default=False
+        ),
+    ] = None,
+    calibration: Annotated[
+        str,
+        typer.Option(
+            help="How int8 finds ranges: minmax, entropy, percentile, mse, or auto: whichever comes out best."
+        ),
+    ] = "auto",
+    keep_float: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Layers that --precision leaves in float: names, globs (repeatable).", show_default=False
+        ),
+    ] = None,
+    io: Annotated[
+        str, typer.Option("--io", help="Dtype of inputs and outputs with --precision: float, int8 or fp16.")
+    ] = "float",
     device: Annotated[str, typer.Option(help="Where to validate: auto, cpu or cuda.")] = "auto",
     opset: Annotated[
         int | None,
@@ -194,6 +224,8 @@ def convert(
             surgery=None if surgery is None else function_of(surgery),
             surgery_preserves=surgery_preserves,
             layout=layout,
+            precision=_precision(precision, calibration, keep_float or [], io, min_snr),
+            min_snr=min_snr,
         )
         with timings.stage("open"):
             terminal.stage("open", source)
@@ -208,6 +240,22 @@ def convert(
         print(document.as_json(), end="")
 
 
+def _precision(kind: str | None, method: str, keep: Sequence[str], io: str, min_snr: float | None) -> Any:
+    """The precision that is asked for.
+
+    Raises:
+        UsageError: there is none, or options that want one.
+    """
+    from converter.errors import UsageError
+    from converter.precision import Precision
+
+    if kind is not None:
+        return Precision(kind, method, tuple(keep), io, min_snr)
+    if method != "auto" or keep or io != "float":
+        raise UsageError("--calibration, --keep-float and --io go with --precision")
+    return None
+
+
 def folder_name(name: str, request: Any) -> str:
     """What the folder is called that a request's files go to."""
     changes = request.changes
@@ -218,6 +266,8 @@ def folder_name(name: str, request: Any) -> str:
         changes.replace,
         [f"no-{d}" for d in changes.drop],
     ]
+    if request.precision is not None:
+        parts.append((request.precision.kind,))
     cut = "-".join(part for names in parts for part in names)
     text = f"{name}-{cut}" if cut else name
     return "".join(c if c.isalnum() or c in "._-@" else "_" for c in text)[:100]

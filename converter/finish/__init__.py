@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 
 from converter.model import Piece, Plain
 
-__all__ = ["OPSETS", "finish", "name_by_layer", "plainly", "restate"]
+__all__ = ["OPSETS", "finish", "name_by_layer", "opened", "plainly", "restate"]
 
 OPSETS = range(15, 24)
 
@@ -29,6 +29,18 @@ def restate(piece: Piece, opset: int | None) -> None:
         TargetError: the graph cannot be expressed in this opset.
     """
     from converter.finish.opset import restate as run
+
+    run(piece, opset)
+
+
+def opened(piece: Piece, opset: int | None) -> None:
+    """Make a piece of an ONNX file a graph in memory and finish it as one that was exported; its nodes are
+    its layers, and its opset stays where no other is given.
+
+    Raises:
+        TargetError: the graph cannot be expressed in this opset.
+    """
+    from converter.finish.passes import opened as run
 
     run(piece, opset)
 

@@ -8,6 +8,7 @@ import onnxscript.optimizer
 import onnxscript.rewriter
 from onnx_ir.passes import common
 
+from converter.finish import OPSETS
 from converter.finish.affine import fold_affine
 from converter.finish.cleanup import (
     canonical_names,
@@ -17,13 +18,26 @@ from converter.finish.cleanup import (
 )
 from converter.finish.graphs import forget_shapes
 from converter.finish.layout import cancel_transposes
-from converter.finish.opset import to_opset
+from converter.finish.opset import restate, to_opset
 from converter.finish.sizes import fold_sizes, foldable
-from converter.model import Piece
+from converter.model import LAYER, Piece
 
-__all__ = ["run_passes"]
+__all__ = ["opened", "run_passes"]
 
 _NO_LIMIT = 1 << 62
+
+
+def opened(piece: Piece, opset: int | None) -> None:
+    """Make a piece of an ONNX file a graph in memory and optimise it; each node is a layer of its own."""
+    restate(piece, None)
+    model = piece.graph
+    assert isinstance(model, ir.Model)
+    for node in model.graph:
+        own = node.name or node.op_type
+        node.metadata_props.setdefault(LAYER, own.removesuffix(f"/{node.op_type}") or own)
+    common.ShapeInferencePass(data_prop=True)(model)
+    found = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OPSETS.start))
+    run_passes(piece, opset or max(found, OPSETS.start))
 
 
 def run_passes(piece: Piece, opset: int) -> None:

@@ -64,6 +64,7 @@ class Document:
         versions: of this package and of what it used.
         edits: what was changed in the model, and which weights are the original's; None where nothing was.
         failures: kind of artifact that could not be made → why, and a hint.
+        precision: what was done to each piece of less precision.
     """
 
     source: SourceInfo
@@ -75,6 +76,7 @@ class Document:
     versions: Mapping[str, str]
     edits: Mapping[str, Any] | None = None
     failures: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
+    precision: Sequence[Mapping[str, Any]] = ()
 
     @property
     def status(self) -> str:
@@ -106,6 +108,8 @@ class Document:
         }
         if self.edits is not None:
             document["edits"] = dict(self.edits)
+        if self.precision:
+            document["precision"] = [dict(facts) for facts in self.precision]
         if self.failures:
             document["failures"] = [
                 {"kind": kind, "problem": problem, "hint": hint}
@@ -128,6 +132,12 @@ class Document:
             "parameters": piece.parameters,
             "bytes": sum(written) if written else None,
         }
+
+
+def _short(precision: Mapping[str, Any]) -> str:
+    """What the reader of a file has to know: measured figures stand in the report."""
+    facts = {key: precision[key] for key in ("precision", "io", "calibration", "scales") if key in precision}
+    return json.dumps({**facts, "kept": sorted(precision["kept"])}, ensure_ascii=False)
 
 
 def _spec(spec: TensorSpec) -> dict[str, Any]:
@@ -183,6 +193,7 @@ def metadata(
     proof: str,
     versions: Mapping[str, str],
     edits: Mapping[str, Any] | None = None,
+    precision: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The report's facts, short, for the metadata of an ONNX file.
 
@@ -195,6 +206,7 @@ def metadata(
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
         "converter.cut": json.dumps(cut, ensure_ascii=False),
         **({"converter.edits": json.dumps(changed, ensure_ascii=False)} if changed else {}),
+        **({} if precision is None else {"converter.precision": _short(precision)}),
         # A key of its own for each role: onnx.compose joins no models that differ under one key.
         f"converter.{piece.role}": ", ".join(map(str, piece.inputs)),
         "converter.validation": proof,

@@ -18,6 +18,7 @@ from converter.report.document import Document
 
 __all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table"]
 
+_LISTED = 12  # layers of one reason; report.json has them all
 _CONFUSION = 20  # classes, above which the table would be too wide; report.json has it all
 
 
@@ -42,6 +43,8 @@ class Terminal:
             self.comparisons(document)
         if document.edits is not None:
             self.edits(document.edits)
+        for facts in document.precision:
+            self.precision(facts)
         self.targets(document, folder)
         self.verdict(document)
 
@@ -59,6 +62,26 @@ class Terminal:
         for kind, (problem, _) in document.failures.items():
             text = f"{kind}: not made: {problem}"
             self.console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
+
+    def precision(self, facts: Mapping[str, Any]) -> None:
+        """Print what a piece computes in, how that was chosen, and which layers stay in float."""
+        parts = [f"{facts['operators']} operators"]
+        parts += [f"{facts['weights']} weights stored in it"] if "weights" in facts else []
+        if "calibration" in facts:
+            tried = ", ".join(f"{name} {snr} dB" for name, snr in facts["tried"].items())
+            parts.append(f"ranges by {facts['calibration']} ({tried})")
+        for name, scale in facts.get("scales", {}).items():
+            parts.append(f"{name} = {scale['scale']:.6g} * (level - {scale['zero_point']})")
+        self.stage("precision", f"{facts['piece']} in {facts['precision']}: {'; '.join(parts)}")
+        reasons: dict[str, list[str]] = {}
+        for layer, reason in facts["kept"].items():
+            reasons.setdefault(reason, []).append(layer)
+        for reason, layers in reasons.items():
+            shown = ", ".join(layers[:_LISTED]) + (
+                f" and {len(layers) - _LISTED} more" * (len(layers) > _LISTED)
+            )
+            text = f"  in float, {reason}: {shown}"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def edits(self, edits: Mapping[str, Any]) -> None:
         """Print what became of the weights of a changed model."""
@@ -84,8 +107,21 @@ class Terminal:
     def comparisons(self, document: Document) -> None:
         """Print a table, or plain lines, of how each output compares with the framework's."""
         assert document.proof is not None
-        rows = [_row(c) for c in document.proof.comparisons]
-        heads = ("piece", "output", "batch", "max abs", "of scale", "SNR dB", "tolerance", "")
+        classes = any(c.top1 is not None for c in document.proof.comparisons)
+        rows = [_row(c, classes=classes) for c in document.proof.comparisons]
+        top1 = ("top-1",) if classes else ()
+        heads = (
+            "piece",
+            "output",
+            "batch",
+            "max abs",
+            "of scale",
+            "cosine",
+            "SNR dB",
+            *top1,
+            "tolerance",
+            "",
+        )
         title = f"{document.proof.provider} against {document.source.kind}"
         print_table(self.console, title, heads, rows)
         for comparison in document.proof.comparisons:
@@ -231,13 +267,16 @@ def _agreement(document: Document, kind: str) -> str:
     return f"{max(errors):.1e}" if errors else "shapes only" if found else "-"
 
 
-def _row(comparison: Any) -> tuple[str, ...]:
-    figures: tuple[str, ...] = ("-", "-", "-", "-")  # of what was compared by shape alone
+def _row(comparison: Any, *, classes: bool) -> tuple[str, ...]:
+    top1 = ("-" if comparison.top1 is None else f"{comparison.top1:.1%}",) if classes else ()
+    figures: tuple[str, ...] = ("-",) * (5 + len(top1))  # of what was compared by shape alone
     if not math.isnan(comparison.scaled_error) or not comparison.passed:
         figures = (
             f"{comparison.max_abs:.2e}",
             f"{comparison.scaled_error:.2e}",
-            f"{comparison.snr_db:.0f}",
+            f"{comparison.cosine:.6f}",
+            f"{comparison.snr_db:.0f}" if abs(comparison.snr_db) >= 60 else f"{comparison.snr_db:.1f}",
+            *top1,
             f"{comparison.tolerance:.1e}",
         )
     return (

@@ -1,5 +1,6 @@
 """Comparing an array with its reference.
 
+top1          share of samples with the same largest element, of classifiers' outputs alone
 max_abs       max |a - b|
 scaled_error  max |a - b| / max |b|; the verdict rests on this one
 cosine        a.b / (|a| |b|)
@@ -28,10 +29,18 @@ TOLERANCES = {
     "float16": 2.0**-6,
     "bfloat16": 2.0**-4,
 }
-# The same for artifacts that compute in less than their outputs' dtype. Weights in float16 are rounded by
-# 2^-11 each: 16 roundings of the scale, where 6 are the most seen in image networks. An activation in int8
-# is rounded by 2^-8 of the scale: 32 roundings, where 22 are the most seen in networks that quantize well.
-LOSSY = {"float16": 2.0**-7, "int8": 2.0**-3}
+# The same for artifacts that compute in less than their outputs' dtype, with the lowest SNR in dB. Weights in
+# float16 are rounded by 2^-11 each: 16 roundings of the scale, where 6 are the most seen in image networks;
+# bfloat16 has 3 bits fewer. An activation in int8 is rounded by 2^-8 of the scale: 32 roundings, where 22 are
+# the most seen in networks that quantize well. A weight in 4 bits is off by up to 2^-5 of its block's range,
+# 16 times that. A largest error says little of so many: noise of a tenth of the signal's power (10 dB) leaves
+# classes as they are in networks that know them well, of a thirtieth (15 dB) features, too.
+LOSSY = {
+    "float16": (2.0**-7, 40.0),
+    "bfloat16": (2.0**-4, 25.0),
+    "int8": (2.0**-3, 15.0),
+    "int4": (2.0**-1, 10.0),
+}
 
 
 # What an equal and empty output has for a `problem`: it agrees, and proves nothing.
@@ -42,8 +51,8 @@ EMPTY = "both are empty"
 class Comparison:
     """One output of one piece at one batch size against the framework's answer.
 
-    `problem` says what stopped the numbers from being compared, where something did; `target` is the kind of
-    artifact.
+    `problem` says what stopped the numbers from being compared, or what else is wrong; `target` is the kind
+    of artifact; `top1` is None where the output is not known to be a classifier's.
     """
 
     piece: str
@@ -57,6 +66,7 @@ class Comparison:
     passed: bool
     problem: str | None = None
     target: str = "onnx"
+    top1: float | None = None
 
 
 def compare(
@@ -68,6 +78,8 @@ def compare(
     *,
     spread: float,
     precision: str | None = None,
+    min_snr: float | None = None,
+    classes: bool = False,
 ) -> Comparison:
     """Compare an output with its reference; never raises.
 
@@ -78,6 +90,8 @@ def compare(
     Args:
         spread: the reference's spread over all samples (see `spread_of`).
         precision: what the artifact computes in, where that is less than the reference's dtype.
+        min_snr: what is asked for, in dB; a lossy precision has a floor of its own.
+        classes: the output is a classifier's, of (samples, classes).
     """
     tolerance = 0.0 if reference is None else _tolerance(reference.dtype, precision)
 
@@ -107,14 +121,30 @@ def compare(
         return failed("the reference has no finite value: nothing is compared")
     figures = _figures(a[finite], b[finite])
     max_abs, scaled, cosine, snr = figures
-    problem = _constant(spread, tolerance)
+    problem = _constant(spread, tolerance) or _noisy(snr, _floor(reference.dtype, precision, min_snr))
     passed = problem is None and scaled <= tolerance
-    return Comparison(piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem)
+    top1 = _top1(got, reference) if classes and reference.ndim == 2 and reference.shape[1] > 1 else None
+    return Comparison(
+        piece, output, batch, max_abs, scaled, cosine, snr, tolerance, passed, problem, top1=top1
+    )
 
 
 def _tolerance(dtype: np.dtype[np.generic], precision: str | None) -> float:
     own = TOLERANCES.get(dtype.name, 0.0)
-    return max(own, LOSSY[precision]) if precision is not None and dtype.kind == "f" else own
+    return max(own, LOSSY[precision][0]) if precision is not None and dtype.kind == "f" else own
+
+
+def _floor(dtype: np.dtype[np.generic], precision: str | None, asked: float | None) -> float:
+    own = LOSSY[precision][1] if precision is not None and dtype.kind == "f" else -math.inf
+    return max(own, -math.inf if asked is None else asked)
+
+
+def _noisy(snr: float, floor: float) -> str | None:
+    return None if snr >= floor else f"SNR of {snr:.1f} dB, expected {floor:g} at least"
+
+
+def _top1(got: Array, reference: Array) -> float:
+    return float((got.argmax(1) == reference.argmax(1)).mean())
 
 
 def _constant(spread: float, tolerance: float) -> str | None:

@@ -29,6 +29,8 @@ class Candidate:
         run: the artifact itself, reloaded from the bytes that ship.
         precision: what it computes in, where that is less than the source's own.
         target: its kind.
+        min_snr: what its outputs have to reach, in dB, where that is asked for.
+        classes: names of its outputs that are a classifier's.
     """
 
     name: str
@@ -37,6 +39,8 @@ class Candidate:
     run: Callable[[Mapping[str, Array]], Mapping[str, Array]]
     precision: str | None = None
     target: str = "onnx"
+    min_snr: float | None = None
+    classes: frozenset[str] = frozenset()
 
 
 class Judge:
@@ -124,7 +128,17 @@ def _compare(
             label = f"{boundary.name}[{index}]" if several else boundary.name
             a, b = (part[index] if index < len(part) else None for part in (found, expected))
             spread = spreads.get((boundary.value, index), 0.0)
-            made = compare(name, label, size, a, b, spread=spread, precision=candidate.precision)
+            made = compare(
+                name,
+                label,
+                size,
+                a,
+                b,
+                spread=spread,
+                precision=candidate.precision,
+                min_snr=candidate.min_snr,
+                classes=output in candidate.classes,
+            )
             comparisons.append(dataclasses.replace(made, target=candidate.target))
     return comparisons
 

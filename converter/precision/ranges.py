@@ -1,0 +1,163 @@
+"""Ranges of activations, on samples.
+
+`minmax`, `percentile` (99.999, 99.99 and 99.9 % of the values) and `entropy` are those of ONNX Runtime's
+calibrators. `mse` is the range with the least squared error over the same histogram: limits are drawn in from
+both ends in steps (Nagel et al. 2021, A White Paper on Neural Network Quantization, 3.1).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from converter.errors import TargetError
+from converter.model import Array
+from converter.precision import tools
+from converter.precision.measure import Feeds
+
+__all__ = ["FEWEST", "Range", "candidates"]
+
+Range = tuple[np.float32, np.float32]
+# Samples that a method needs at least: a histogram of fewer is that of these samples and no other's.
+FEWEST = {"minmax": 2, "mse": 8, "percentile": 8, "entropy": 8, "auto": 8}
+_PERCENTILES = (99.999, 99.99, 99.9)
+_BINS = 2048
+_STEPS = 24
+
+
+def candidates(
+    proto: onnx.ModelProto, feeds: Feeds, method: str, provider: str
+) -> Iterator[tuple[str, dict[str, Range]]]:
+    """Ranges of all values that may be quantized, by name; with `auto` those of each method in turn.
+
+    Args:
+        proto: the float model, with shapes and types of inner values.
+        feeds: its inputs, in batches; taken apart, since calibrators want batches of one size.
+        method: one of `METHODS`.
+        provider: ONNX Runtime's execution provider.
+
+    Raises:
+        TargetError: too few samples for the method.
+    """
+    samples = [sample for batch in feeds for sample in _apart(batch)]
+    fewest = FEWEST[method]
+    if len(samples) < fewest:
+        raise TargetError(
+            f"calibration {method} wants {fewest} samples at least, got {len(samples)}",
+            hint="more in --samples, of which every other one calibrates, or --calibration minmax",
+        )
+    histograms = _histograms(proto, samples, provider)
+    if method in ("auto", "minmax"):
+        yield "minmax", {name: (low, high) for name, (_, _, low, high) in histograms.items()}
+    if method in ("auto", "mse"):
+        yield "mse", {name: _least_error(*found) for name, found in histograms.items()}
+    if method in ("auto", "percentile"):
+        for percentile in _PERCENTILES:
+            yield (
+                f"percentile {percentile}",
+                {name: _percentile(*found, percentile) for name, found in histograms.items()},
+            )
+    if method in ("auto", "entropy"):
+        yield "entropy", _entropy(proto, samples, provider)
+
+
+def _apart(batch: Mapping[str, Array]) -> Iterator[dict[str, Array]]:
+    """The samples of a batch, one by one; a batch whose inputs are not all by sample stays whole."""
+    sizes = {len(array) if array.ndim else 0 for array in batch.values()}
+    if len(sizes) != 1 or sizes == {0}:
+        yield dict(batch)
+        return
+    for index in range(sizes.pop()):
+        yield {name: array[index : index + 1] for name, array in batch.items()}
+
+
+def _calibrate(
+    proto: onnx.ModelProto, samples: list[dict[str, Array]], provider: str, method: str, options: Any
+) -> Any:
+    """One of ONNX Runtime's calibrators, which has seen the samples one by one: it keeps what it is given at
+    once, every inner value of it."""
+    calibrate, registry = tools.module("calibrate"), tools.module("registry")
+    kinds = sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
+    with tempfile.TemporaryDirectory() as folder, tools.silent():
+        path = Path(folder) / "float.onnx"
+        onnx.save(proto, path)
+        calibrator = calibrate.create_calibrator(
+            path,
+            kinds,
+            augmented_model_path=str(Path(folder) / "augmented.onnx"),
+            calibrate_method=calibrate.CalibrationMethod[method],
+            providers=[provider],
+            extra_options=options,
+        )
+        for sample in samples:
+            calibrator.collect_data(_Reader(sample))
+        return calibrator
+
+
+class _Reader:
+    """One sample, as calibrators read."""
+
+    def __init__(self, sample: Mapping[str, Array]) -> None:
+        self._samples = [dict(sample)]
+
+    def get_next(self) -> dict[str, Array] | None:
+        return self._samples.pop() if self._samples else None
+
+
+Histogram = tuple[Array, Array, np.float32, np.float32]
+
+
+def _histograms(
+    proto: onnx.ModelProto, samples: list[dict[str, Array]], provider: str
+) -> dict[str, Histogram]:
+    """Value → counts, edges, the smallest and the largest."""
+    options = {"num_bins": _BINS, "symmetric": False}
+    calibrator = _calibrate(proto, samples, provider, "Percentile", options)
+    found = calibrator.collector.get_histogram_dict()
+    return {
+        name: (np.asarray(entry[0]), np.asarray(entry[1]), np.float32(entry[2]), np.float32(entry[3]))
+        for name, entry in found.items()
+    }
+
+
+def _entropy(proto: onnx.ModelProto, samples: list[dict[str, Array]], provider: str) -> dict[str, Range]:
+    calibrator = _calibrate(proto, samples, provider, "Entropy", {})
+    with tools.silent():
+        found = calibrator.compute_data()
+    return {
+        name: (np.float32(data.range_value[0]), np.float32(data.range_value[1]))
+        for name, data in found.items()
+    }
+
+
+def _percentile(counts: Array, edges: Array, low: np.float32, high: np.float32, percentile: float) -> Range:
+    """The range that leaves out the same share of values at either end."""
+    share = np.cumsum(counts) / counts.sum()
+    out = (100 - percentile) / 200
+    left = edges[np.searchsorted(share, out)]
+    right = edges[min(int(np.searchsorted(share, 1 - out)) + 1, len(edges) - 1)]
+    return np.float32(max(left, low)), np.float32(min(right, high))
+
+
+def _least_error(counts: Array, edges: Array, low: np.float32, high: np.float32) -> Range:
+    """The range whose 256 steps have the least squared error, those cut off included."""
+    bottom, top = min(float(low), 0.0), max(float(high), 0.0)
+    if top <= bottom or not np.isfinite([bottom, top]).all():
+        return low, high
+    centres = (edges[:-1] + edges[1:]) / 2
+    best, chosen = np.inf, (bottom, top)
+    shares = np.linspace(0.3, 1.0, _STEPS)
+    for lower in bottom * shares if bottom else [0.0]:
+        for upper in top * shares if top else [0.0]:
+            step = (upper - lower) / 255
+            zero = np.round(-lower / step)
+            levels = np.clip(np.round(centres / step) + zero, 0, 255)
+            error = float(counts @ np.square((levels - zero) * step - centres))
+            if error < best:
+                best, chosen = error, (float(lower), float(upper))
+    return np.float32(chosen[0]), np.float32(chosen[1])
