@@ -101,7 +101,7 @@ def fit(
     head = Head.parse(wanted.head) if isinstance(wanted.head, str) else wanted.head
     with tempfile.TemporaryDirectory(prefix="converter-") as scratch:
         end, spec, given, run, files = _trunk(source, wanted, request, Path(scratch), progress, timings)
-        preprocess = Preprocess.named(wanted.preprocess)
+        preprocess = Preprocess.parse(wanted.preprocess)
         with timings.stage("data"):
             data = open_data(wanted.data, given, preprocess)
             progress("data", f"{len(data)} samples of {len(data.classes)} classes from {wanted.data}")

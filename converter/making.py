@@ -98,7 +98,8 @@ class Workshop:
 
     def _rebuilt(self, kind: str) -> bool:
         target = TARGETS[kind]
-        own = self.source.info.kind == target.FRAMEWORK
+        # What stands around a piece is in its graph, and in no model of the source's.
+        own = self.source.info.kind == target.FRAMEWORK and self.made.dressed is None
         return target.FRAMEWORK in _REBUILT_IN and (not own or getattr(target, "REBUILT", False))
 
     def _turned(self, kind: str, piece: Piece) -> Mapping[str, tuple[int, ...]]:
@@ -140,7 +141,7 @@ class Workshop:
             self.folder.mkdir(parents=True, exist_ok=True)
             TARGETS["onnx"].write(piece, path, {})
             return path
-        if form == self.source.info.kind:
+        if form == self.source.info.kind and self.made.dressed is None:
             names = [spec.name for spec in piece.model_inputs]
             return self.source.native(names, piece.starts, piece.ends)
         return _rebuilder(TARGETS[kind].FRAMEWORK).rebuild(self._plain(kind, piece))

@@ -29,6 +29,7 @@ __all__ = [
     "CHANNELS_LAST",
     "LAYER",
     "LIFTED",
+    "SCORES",
     "Array",
     "Boundary",
     "Dim",
@@ -50,6 +51,9 @@ LAYER = "converter.layer"
 CHANNELS_LAST = "converter.channels_last"
 # The domain of operators that ONNX spells out and frameworks have a layer for.
 LIFTED = "converter.lifted"
+
+# What is added to the name of a value of picked classes: the scores that they were picked by.
+SCORES = "#scores"
 
 _SEPARATOR = re.compile(r"([/.])")
 Array = npt.NDArray[Any]

@@ -10,16 +10,17 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.dressing import Dressed, dress, settle
 from converter.editing import Edited, edit
 from converter.errors import CutError, TargetError, UsageError
 from converter.finish import finish, name_by_layer, opened, restate
 from converter.making import Workshop
-from converter.model import Boundary, LayeredModel, Piece, Source
+from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
 from converter.onnxfile import FROM_FILE, Excerpt
 from converter.precision import lower
 from converter.proving import Proof, failure
 from converter.report import Document, Timings, metadata
-from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, Pieces, Request
+from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, WORDS_OPSET, Pieces, Request
 from converter.runtime import provider_for
 from converter.samples import vocabularies
 from converter.sources import sha256_of, versions_of
@@ -91,9 +92,11 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         ends = select(request.to, source.layers, inputs) or source.outputs
     with timings.stage("export"):
         progress("export", f"what {_names(ends)} needs")
-        layered = source.export([*starts, *ends], request.opset or DEFAULT_OPSET)
+        opset = request.opset or DEFAULT_OPSET
+        layered = source.export([*starts, *ends], max(opset, WORDS_OPSET) if request.dress.words else opset)
     with timings.stage("cut"):
         pieces, edge = _cut(layered, request, starts, ends)
+        dressed = _dressed(source, pieces, layered.inputs, request)
         raw = tuple(map(_copied, pieces))
         progress("cut", " | ".join(map(str, pieces)))
     if request.surgery is not None:
@@ -105,7 +108,10 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         for piece in pieces:
             _finish(piece, request)
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
-    return Pieces(pieces, raw, edge, layered.inputs, vocabularies(layered.graph))
+    tables = vocabularies(layered.graph)
+    if dressed is None:
+        return Pieces(pieces, raw, edge, layered.inputs, tables)
+    return Pieces(pieces, raw, edge, dressed.inputs, dressed.renamed(tables), dressed=dressed)
 
 
 def deliver(
@@ -143,6 +149,7 @@ def deliver(
                     versions,
                     edits,
                     made.lowered[piece.role].facts if piece.role in made.lowered else None,
+                    request.dress.facts,
                 )
                 for piece in made.pieces
             }
@@ -169,6 +176,7 @@ def deliver(
             edits,
             {kind: (error.message, error.hint) for kind, error in failures.items()},
             [lowered.facts for lowered in made.lowered.values()],
+            request.dress.facts,
         )
         if not files:
             raise _unmade(failures, None)
@@ -236,20 +244,37 @@ def _rewrite(piece: Piece, request: Request, function: Callable[[Any], Any]) -> 
 def _finish(piece: Piece, request: Request) -> None:
     """Pieces of ONNX files stay as they stand there, unless another opset or precision is asked for."""
     opset = request.opset
-    if isinstance(piece.graph, Excerpt) and request.precision is not None:
-        opened(piece, opset)
+    if not isinstance(piece.graph, Excerpt) and request.finishes:
+        finish(piece, opset or (piece.graph.opset_imports[""] if _from_file(piece) else DEFAULT_OPSET))
+        if request.dress.static:
+            settle(piece)
         empty = not piece.nodes
     elif isinstance(piece.graph, Excerpt):
         empty = not piece.graph.numbers
         if opset is not None and not empty:
             restate(piece, opset)
-    elif piece.graph.meta.get(FROM_FILE):
+    elif _from_file(piece):
         empty = False  # rewritten by the user, in the opset that was asked for
     else:
         finish(piece, opset or DEFAULT_OPSET)
         empty = all(node.op_type == "Identity" for node in piece.graph.graph)
     if piece.starts and empty:
         raise CutError(f"nothing is computed after {_names(piece.starts)}: the {piece.role} is empty")
+
+
+def _from_file(piece: Piece) -> bool:
+    return bool(piece.graph.meta.get(FROM_FILE)) if not isinstance(piece.graph, Excerpt) else True
+
+
+def _dressed(
+    source: Source, pieces: Sequence[Piece], inputs: Sequence[TensorSpec], request: Request
+) -> Dressed | None:
+    """Put on the pieces what is to stand around them; the source as they see it then."""
+    if request.finishes:
+        for piece in pieces:
+            if isinstance(piece.graph, Excerpt):
+                opened(piece, request.opset or (WORDS_OPSET if request.dress.words else None))
+    return dress(source, pieces, inputs, request.dress) if request.dress else None
 
 
 def whole(source: Source, opset: int = DEFAULT_OPSET) -> LayeredModel:
@@ -361,7 +386,8 @@ def _write(
                     files = TARGETS[kind].write(piece, path, facts[piece.role], beside=beside, home=home)
                 else:
                     files = workshop.write(kind, piece, folder)
-                turned = {} if kind == "onnx" else workshop.turned(kind, piece)
+                turned = workshop.made.turned(piece)
+                turned |= {} if kind == "onnx" else workshop.turned(kind, piece)
                 own += [_about(file, kind, piece, folder, request, turned) for file in files]
         except TargetError as error:
             failures[kind] = error

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 
+from converter.dressing import Dressed
 from converter.editing import Edited
 from converter.errors import TargetError, UsageError, ValidationError
+from converter.imaging import Preprocess
 from converter.making import Workshop
 from converter.model import Piece, Source
 from converter.report import Document
@@ -68,13 +70,42 @@ class Proof:
     @cached_property
     def _given(self) -> list[dict[str, Any]]:
         """The user's own inputs."""
-        assert self.request.samples is not None
-        return read_samples(self.request.samples, self.made.inputs)
+        path, specs = self.request.samples, self.made.inputs
+        assert path is not None
+        last = {"keras": True, "torch": False}.get(self.source.info.kind)
+        if not self.request.dress.static:
+            return read_samples(path, specs, self._words(path), channels_last=last)
+        # Pieces of a fixed batch take any number of samples, in batches of theirs.
+        sizes = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
+        free = [dataclasses.replace(spec, shape=("batch", *spec.shape[1:])) for spec in specs]
+        whole = read_samples(path, free, self._words(path), channels_last=last)[-1]
+        size, count = max(sizes, default=1), max(len(x) for x in whole.values())
+        if count < size:
+            raise UsageError(f"samples {path}: {count} samples, but a batch has {size}")
+        starts = range(0, count - size + 1, size)
+        return [{name: x[start : start + size] for name, x in whole.items()} for start in starts]
+
+    def _words(self, path: Path) -> Preprocess | None:
+        """What is done to images of a folder, where the piece does not do it itself."""
+        if self.request.images is not None or not path.is_dir() or self.request.dress.preprocess:
+            return self.request.images
+        preset = f"{'torchvision' if self.source.info.kind == 'torch' else 'keras'}:{self.source.info.name}"
+        if self.source.info.locator != preset:
+            raise UsageError(
+                f"samples {path}: what is to be done to images before {self.source.info.name} takes them?",
+                hint="--images 'resize(224),scale(1/255),normalize(imagenet)', or --preprocess builds it in",
+            )
+        return Preprocess.parse(Preprocess.parse(preset).without_sizes())
+
+    @property
+    def _answering(self) -> Source | Dressed:
+        """What answers: the source, as the pieces see it."""
+        return self.made.dressed or self.source
 
     @cached_property
     def _judge(self) -> Judge:
         wanted = [b for piece in self.made.pieces for b in (*piece.starts, *piece.ends)]
-        return Judge(self.source, wanted, self._samples[0])
+        return Judge(self._answering, wanted, self._samples[0])
 
     def calibration(self, piece: Piece) -> list[dict[str, Any]]:
         """Inputs of a piece as the framework has them there, of which none is validated on: every other
@@ -84,7 +115,7 @@ class Proof:
         else:
             seeds = range(self.request.seed + 1, self.request.seed + 1 + _CALIBRATION)
             batches = [b for seed in seeds for b in draw(self.made.inputs, self.made.tables, seed)]
-        return Judge(self.source, piece.starts, batches).feeds(piece.starts)
+        return Judge(self._answering, piece.starts, batches).feeds(piece.starts)
 
     def certify(
         self, kinds: Iterable[str], workshop: Workshop, folder: Path, home: Path | None
@@ -114,7 +145,9 @@ class Proof:
                     raise
                 failures[kind] = TargetError(error.message, hint=error.hint)
         if not shapes and self.edited is not None and self.edited.seams:
-            original = Judge(self.edited.original, [b for b, _ in self.edited.seams], self._samples[0])
+            dressed = self.made.dressed
+            batches = [dict(b) if dressed is None else dressed.inward(b) for b in self._samples[0]]
+            original = Judge(self.edited.original, [b for b, _ in self.edited.seams], batches)
             comparisons += original.compare([_unchanged(self.edited)])
         of = "shapes" if shapes else "values"
         return Certificate(self.provider, self._samples[1], comparisons, of=of), failures
@@ -179,7 +212,7 @@ class Proof:
 
     def _classes(self, piece: Piece) -> frozenset[str]:
         """The outputs of a piece that are the model's own: of (samples, classes) they are a classifier's."""
-        own = {b.value for b in self.source.outputs}
+        own = {b.value for b in self._answering.outputs}
         pairs = zip(piece.ends, piece.outputs, strict=False)
         return frozenset(spec.name for boundary, spec in pairs if boundary.value in own)
 

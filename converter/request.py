@@ -7,9 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.dressing import AXES, Dress, Dressed
 from converter.editing import Changes
 from converter.errors import UsageError
 from converter.finish import OPSETS
+from converter.imaging import Preprocess
 from converter.model import Piece, TensorSpec
 from converter.precision import INT4_OPSET, Precision
 from converter.surgery import Frontier
@@ -18,9 +20,10 @@ from converter.targets import TARGETS
 if TYPE_CHECKING:  # onnx_ir takes half a second to import
     from converter.precision.lower import Lowered
 
-__all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "Pieces", "Request"]
+__all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "WORDS_OPSET", "Pieces", "Request"]
 
 DEFAULT_OPSET = 18
+WORDS_OPSET = 18  # the first that resizes images as they are resized for training
 LAYOUTS = ("source", "native")
 # What --external-data says → whether weights go beside.
 EXTERNAL_DATA = {"auto": None, "always": True, "never": False}
@@ -52,6 +55,8 @@ class Request:
             does, `native` as that framework's layers do.
         precision: in what the artifacts of ONNX compute; None for the source's own.
         min_snr: what every output has to reach, in dB.
+        dress: what stands around each piece: layout, fixed sizes, images in, classes out, names.
+        images: what is done to samples that are images, where the piece does not do it itself.
     """
 
     to: tuple[str, ...] = ()
@@ -74,6 +79,8 @@ class Request:
     layout: str = "source"
     precision: Precision | None = None
     min_snr: float | None = None
+    dress: Dress = dataclasses.field(default_factory=Dress)
+    images: Preprocess | None = None
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -90,13 +97,14 @@ class Request:
         if self.surgery_preserves and self.surgery is None:
             raise UsageError("there is no --surgery to preserve anything")
         if self.layout not in LAYOUTS:
-            raise UsageError(f"layout {self.layout!r}: expected {' or '.join(LAYOUTS)}")
+            raise UsageError(f"layout {self.layout!r}: expected {', '.join((*LAYOUTS, *AXES))}")
         natives = [target for target in self.targets if TARGETS[target].FRAMEWORK != "onnx"]
         if self.surgery is not None and natives:
             raise UsageError(
                 f"--surgery rewrites a graph of ONNX: target {', '.join(natives)} would not have it"
             )
         self._check_precision(natives)
+        self._check_dress()
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
@@ -112,6 +120,22 @@ class Request:
             raise UsageError("--link leaves weights where they are: --precision does not go with it")
         if self.opset is not None and self.precision.kind == "int4-weights" and self.opset < INT4_OPSET:
             raise UsageError(f"opset {self.opset} has no types of 4 bits: expected {INT4_OPSET} at least")
+
+    def _check_dress(self) -> None:
+        if self.dress and self.surgery is not None:
+            raise UsageError(
+                "--surgery does not go with layouts, sizes, names and words around a piece",
+                hint="write the piece first, and dress the file that comes out",
+            )
+        if self.dress and self.link:
+            raise UsageError("--link leaves an ONNX file's weights where they are: nothing else may change")
+        if self.dress.layout and self.layout != "source":
+            raise UsageError(f"layout is {self.layout} or {self.dress.layout}, not both")
+
+    @property
+    def finishes(self) -> bool:
+        """Whether pieces of ONNX files, too, are finished, and do not stay as they stand."""
+        return bool(self.dress) or self.precision is not None
 
     @property
     def calibrates(self) -> bool:
@@ -132,6 +156,7 @@ class Pieces:
         inputs: the model's inputs, as they were when it was cut.
         tables: rows of the embedding that each integer input of the model indexes.
         lowered: role of a piece of less precision → what was done to it.
+        dressed: the source as the pieces see it, where something stands around them.
     """
 
     pieces: tuple[Piece, ...]
@@ -140,6 +165,12 @@ class Pieces:
     inputs: tuple[TensorSpec, ...]
     tables: Mapping[str, int]
     lowered: Mapping[str, Lowered] = dataclasses.field(default_factory=dict)
+    dressed: Dressed | None = None
+
+    def turned(self, piece: Piece) -> dict[str, list[int]]:
+        """Inputs and outputs of a piece whose axes are not in the source's order → the permutation."""
+        found = {} if self.dressed is None else self.dressed.turned
+        return {spec.name: found[spec.name] for spec in (*piece.inputs, *piece.outputs) if spec.name in found}
 
     @property
     def crossing(self) -> tuple[str, ...]:

@@ -11,6 +11,7 @@ import numpy as np
 import onnx
 
 from converter.errors import UsageError, ValidationError
+from converter.imaging import Preprocess, read_images
 from converter.model import Array, TensorSpec
 from converter.onnxfile import STANDARD, OnnxFile
 
@@ -117,6 +118,9 @@ def _draw_one(
     dtype = spec.numpy_dtype
     if spec.name in tables:
         return rng.integers(0, tables[spec.name], shape).astype(dtype)
+    if dtype == np.uint8 and spec.value_range and len(shape) == 4:  # an image
+        low, high = spec.value_range
+        return np.rint(low + (high - low) * _smooth(shape, rng)).astype(dtype)
     if dtype.kind in "iu":
         low, high = spec.value_range or (0, 10)
         return rng.integers(int(low), int(high) + 1, shape).astype(dtype)
@@ -149,15 +153,32 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     return np.asarray(0.3 * level + share * coarse + (0.7 - share) * values)
 
 
-def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Array]]:
-    """The user's own inputs from `x.npz` (an array an input) or `x.npy` (a lone input).
+def read_samples(
+    path: Path,
+    specs: Sequence[TensorSpec],
+    preprocess: Preprocess | None = None,
+    *,
+    channels_last: bool | None = None,
+) -> list[dict[str, Array]]:
+    """The user's own inputs from `x.npz` (an array an input), `x.npy` or a folder of images (a lone input).
+
+    Args:
+        path: the file or folder.
+        specs: the model's inputs.
+        preprocess: what makes a float input of images; the arrays of a file are taken as they are.
+        channels_last: where the source's framework has channels, for inputs of images that do not tell.
 
     Returns:
-        All samples as one batch, and the first alone as another where the model takes any batch.
+        All samples as one batch, and the first alone as another where the model takes any batch; images of
+        several sizes as a batch a size.
 
     Raises:
-        UsageError: not such a file, pickles in it, an input missing, or a shape or dtype that is off.
+        UsageError: not such a file, pickles in it, an input missing, or a shape or dtype that is off; for
+            folders, what `converter.imaging.read_images` raises.
+        TargetError: images without Pillow.
     """
+    if path.is_dir():
+        return _read_folder(path, specs, preprocess, channels_last)
     try:
         loaded = np.load(path, allow_pickle=False)
         if isinstance(loaded, np.ndarray):
@@ -167,7 +188,7 @@ def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Arra
                 arrays = {name: loaded[name] for name in loaded.files}
     except (OSError, ValueError, zipfile.BadZipFile) as error:
         raise UsageError(
-            f"samples {path}: not a readable .npz or .npy file: {error}",
+            f"samples {path}: not a readable .npz or .npy file, nor a folder: {error}",
             hint="numpy.savez('samples.npz', **{input_name: array}); object arrays are refused",
         ) from error
     if len(arrays) == 1 and len(specs) == 1:
@@ -183,6 +204,22 @@ def read_samples(path: Path, specs: Sequence[TensorSpec]) -> list[dict[str, Arra
         raise UsageError(f"samples {path}: inputs differ in their number of samples: {sorted(counts)}")
     fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in specs)
     return [whole] if fixed or counts == {1} else [first, whole]
+
+
+def _read_folder(
+    path: Path, specs: Sequence[TensorSpec], preprocess: Preprocess | None, channels_last: bool | None
+) -> list[dict[str, Array]]:
+    if len(specs) != 1:
+        raise UsageError(
+            f"samples {path}: a folder of images is for models of one input, and this one takes "
+            f"{', '.join(map(str, specs))}",
+            hint="an .npz file with an array for each input",
+        )
+    (spec,) = specs
+    batches = read_images(path, spec, preprocess, channels_last=channels_last)
+    if len(batches[0]) > 1 and isinstance(spec.shape[0], str):
+        batches.insert(0, batches[0][:1])
+    return [{spec.name: batch} for batch in batches]
 
 
 def _check(path: Path, spec: TensorSpec, array: Array) -> None:

@@ -62,6 +62,14 @@ def test_vocabularies_come_from_the_graph(structure: Any) -> None:
     assert 40 < drawn.max() < 50
 
 
+def test_pixels_vary_as_images_do() -> None:
+    spec = TensorSpec("image", ("batch", "height", "width", 3), "uint8", (0.0, 255.0))
+    values = draw([spec], {}, 0)[1]["image"]
+    assert values.dtype == np.uint8
+    assert np.ptp(values) > 100
+    assert np.ptp(values.mean(axis=(1, 2, 3))) > 5
+
+
 def test_npz_and_npy(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((4, 16, 16, 3))
     np.savez(tmp_path / "a.npz", whatever=values)

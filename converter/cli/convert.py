@@ -108,10 +108,37 @@ def convert(
     layout: Annotated[
         str,
         typer.Option(
-            help="Of models rebuilt in another framework: source takes and puts out tensors as the source "
-            "does, native as that framework's layers do."
+            help="Of inputs and outputs of 4 axes: source as the source has them; nchw or nhwc; native, of "
+            "models rebuilt in another framework, as that framework's layers have them."
         ),
     ] = "source",
+    batch: Annotated[
+        int | None, typer.Option(help="Fix the size of the batch, and fold what follows.", show_default=False)
+    ] = None,
+    shape: Annotated[
+        list[str] | None,
+        typer.Option(help="Fix the sizes of an input: NAME=1x224x224x3 (repeatable).", show_default=False),
+    ] = None,
+    preprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Take uint8 images of batch, height, width, RGB, and prepare them in the graph: "
+            "'resize(256),crop(224),scale(1/255),normalize(imagenet)', keras:MODEL, torchvision:MODEL; "
+            "[NAME=]WORDS (repeatable).",
+            show_default=False,
+        ),
+    ] = None,
+    postprocess: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Work on scores in the graph: softmax, sigmoid, l2norm, then argmax or top5; [NAME=]WORDS.",
+            show_default=False,
+        ),
+    ] = None,
+    rename: Annotated[
+        list[str] | None,
+        typer.Option(help="Give an input or output another name: OLD=NEW (repeatable).", show_default=False),
+    ] = None,
     precision: Annotated[
         str | None,
         typer.Option(
@@ -150,7 +177,19 @@ def convert(
     ] = None,
     samples: Annotated[
         Path | None,
-        typer.Option(help="Validate on these inputs: .npz with an array an input.", show_default=False),
+        typer.Option(
+            help="Validate on these inputs, and measure ranges on every other one: .npz with an array an "
+            "input, or a folder of images.",
+            show_default=False,
+        ),
+    ] = None,
+    images: Annotated[
+        str | None,
+        typer.Option(
+            help="What is done to --samples that are images, where --preprocess does not do it: WORDS "
+            "(default: what the zoo's model was trained with).",
+            show_default=False,
+        ),
     ] = None,
     external_data: Annotated[
         str,
@@ -181,7 +220,9 @@ def convert(
 
     Exit codes: 2 usage, 3 source, 4 cut, 5 validation, 6 target.
     """
+    from converter.dressing import AXES, Dress
     from converter.editing import Changes
+    from converter.imaging import Postprocess, Preprocess
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
     from converter.request import Request
@@ -223,7 +264,16 @@ def convert(
             changes=changes,
             surgery=None if surgery is None else function_of(surgery),
             surgery_preserves=surgery_preserves,
-            layout=layout,
+            layout="source" if layout in AXES else layout,
+            dress=Dress(
+                layout if layout in AXES else "",
+                batch,
+                Dress.named_shapes(shape or []),
+                {n: Preprocess.parse(words) for n, words in Dress.named_words(preprocess or []).items()},
+                {n: Postprocess.parse(words) for n, words in Dress.named_words(postprocess or []).items()},
+                Dress.named_names(rename or []),
+            ),
+            images=None if images is None else Preprocess.parse(images),
             precision=_precision(precision, calibration, keep_float or [], io, min_snr),
             min_snr=min_snr,
         )

@@ -34,8 +34,8 @@ def restate(piece: Piece, opset: int | None) -> None:
 
 
 def opened(piece: Piece, opset: int | None) -> None:
-    """Make a piece of an ONNX file a graph in memory and finish it as one that was exported; its nodes are
-    its layers, and its opset stays where no other is given.
+    """Make a piece of an ONNX file a graph in memory that can be finished as one that was exported; its
+    nodes are its layers.
 
     Raises:
         TargetError: the graph cannot be expressed in this opset.

@@ -28,7 +28,10 @@ _NO_LIMIT = 1 << 62
 
 
 def opened(piece: Piece, opset: int | None) -> None:
-    """Make a piece of an ONNX file a graph in memory and optimise it; each node is a layer of its own."""
+    """Make a piece of an ONNX file a graph in memory that can be finished; each node is a layer of its own.
+
+    Operators older than the oldest opset that is written are restated in it.
+    """
     restate(piece, None)
     model = piece.graph
     assert isinstance(model, ir.Model)
@@ -37,7 +40,7 @@ def opened(piece: Piece, opset: int | None) -> None:
         node.metadata_props.setdefault(LAYER, own.removesuffix(f"/{node.op_type}") or own)
     common.ShapeInferencePass(data_prop=True)(model)
     found = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OPSETS.start))
-    run_passes(piece, opset or max(found, OPSETS.start))
+    to_opset(model, max(found, opset or OPSETS.start))
 
 
 def run_passes(piece: Piece, opset: int) -> None:

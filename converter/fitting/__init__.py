@@ -2,10 +2,10 @@
 
 from converter.fitting.data import Dataset, open_data
 from converter.fitting.features import feature_key, features
-from converter.fitting.preprocess import Preprocess
 from converter.fitting.score import Score, predict
 from converter.fitting.solve import is_linear, logistic, ridge, solve
 from converter.fitting.split import expect_classes, split
+from converter.imaging import Preprocess
 
 __all__ = [
     "Dataset",

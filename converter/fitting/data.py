@@ -10,7 +10,7 @@ from converter.errors import UsageError
 from converter.fitting.archive import Archive
 from converter.fitting.images import ImageFolder
 from converter.fitting.intake import Intake
-from converter.fitting.preprocess import Preprocess
+from converter.imaging import Preprocess
 from converter.model import Array, TensorSpec
 
 __all__ = ["Dataset", "open_data"]

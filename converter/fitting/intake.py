@@ -8,48 +8,11 @@ import math
 import numpy as np
 
 from converter.errors import UsageError
-from converter.fitting.preprocess import Preprocess
+from converter.imaging.layout import Layout
+from converter.imaging.preprocess import Preprocess
 from converter.model import Array, TensorSpec
 
-__all__ = ["Intake", "Layout"]
-
-_COLOURS = (1, 3)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How a model takes images.
-
-    Attributes:
-        channel_axis: 3 (NHWC) or 1 (NCHW).
-        channels: 1 (grey) or 3 (RGB).
-        height: rows of pixels; None where the model takes any number.
-        width: columns of pixels; None likewise.
-    """
-
-    channel_axis: int
-    channels: int
-    height: int | None
-    width: int | None
-
-    @classmethod
-    def of(cls, spec: TensorSpec) -> Layout:
-        """The layout of an input; where both ends could be channels, they are last.
-
-        Raises:
-            UsageError: no images of 1 or 3 channels go in there.
-        """
-        if len(spec.shape) == 4:
-            for axis in (3, 1):
-                channels = spec.shape[axis]
-                if channels in _COLOURS and isinstance(channels, int):
-                    sizes = [spec.shape[i] for i in range(1, 4) if i != axis]
-                    height, width = (size if isinstance(size, int) else None for size in sizes)
-                    return cls(axis, channels, height, width)
-        raise UsageError(
-            f"the model takes {spec}, which is no batch of images with 1 or 3 channels",
-            hint="an .npz with the arrays x (in the model's layout) and y takes any data",
-        )
+__all__ = ["Intake"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,14 +29,20 @@ class Intake:
 
     def __post_init__(self) -> None:
         """Raise UsageError where the preprocessing is none for such an input."""
+        if self.preprocess.sizing:
+            raise UsageError(
+                f"preprocess {self.preprocess.text} resizes or crops: data are fitted on in the size of the "
+                f"model's input, to which images are resized bilinearly",
+                hint=f"--preprocess '{self.preprocess.without_sizes()}'",
+            )
         if self.dtype.kind != "f" and self.preprocess.changes:
             raise UsageError(
-                f"preprocess {self.preprocess.name} makes fractions, but the model takes {self.spec}",
+                f"preprocess {self.preprocess.text} makes fractions, but the model takes {self.spec}",
                 hint="--preprocess none",
             )
         if self.preprocess.by_channel and Layout.of(self.spec).channels != 3:
             raise UsageError(
-                f"preprocess {self.preprocess.name} takes 3 channels, but the model takes {self.spec}",
+                f"preprocess {self.preprocess.text} takes 3 channels, but the model takes {self.spec}",
                 hint="--preprocess scale",
             )
 
@@ -95,8 +64,7 @@ class Intake:
     @property
     def words(self) -> bytes:
         """All that decides what becomes of data, for a digest."""
-        arithmetic = dataclasses.replace(self.preprocess, name="")
-        return repr((self.spec.shape, self.dtype.str, arithmetic)).encode()
+        return repr((self.spec.shape, self.dtype.str, self.preprocess.steps)).encode()
 
     def accept(self, where: str, shape: tuple[int, ...], dtype: np.dtype[np.generic]) -> None:
         """Check an array of samples by its header.
@@ -144,11 +112,11 @@ class Intake:
                 sample, value = _first(x, strange)
                 raise UsageError(
                     f"{where}: sample {start + sample} has the value {value}, but preprocess "
-                    f"{self.preprocess.name} takes pixels of 0 to 255",
+                    f"{self.preprocess.text} takes pixels of 0 to 255",
                     hint="--preprocess none takes data that are preprocessed already",
                 )
             axis = Layout.of(self.spec).channel_axis if self.preprocess.by_channel else None
-            x = self.preprocess.apply(x, axis)
+            x = self.preprocess.run(x, axis)
         elif self.dtype.kind in "iu":
             info = np.iinfo(self.spec.numpy_dtype)
             low, high = int(x.min()), int(x.max())

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from converter.errors import TargetError, UsageError
+from converter.extras import extra
 from converter.fitting.blocks import blocks
-from converter.fitting.extras import extra
 from converter.heads import ACTIVATIONS, Head, Unit
 from converter.model import Array
 

@@ -217,6 +217,7 @@ class _Lowering:
         self.facts["operators"] = len(inside)
         if self.precision.calibrated:
             rest = [n for n in model.graph if n.name in self.layers and _computes(n) and n not in inside]
+            self._note_kept(dict.fromkeys(self._static.coarse, "int8 is too coarse for a Softmax"))
             self._note_kept({str(node.name): f"no int8 kernel of {node.op_type} here" for node in rest})
         return model
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Collection, Mapping
+from functools import cached_property
 from typing import Any
 
 import onnx
@@ -35,6 +36,12 @@ class Static:
             )
         self._like = model
 
+    @cached_property
+    def coarse(self) -> set[str]:
+        """Nodes that int8 is too coarse for: the tools give Softmax steps of 1/256, and where there are
+        hundreds of classes nearly all of them round to nothing."""
+        return {node.name for node in self.proto.graph.node if node.op_type == "Softmax"}
+
     def quantized(self, ranges: Mapping[str, Range], leave: Collection[str]) -> ir.Model:
         """The model with the nodes quantized that can be, except some.
 
@@ -59,7 +66,7 @@ class Static:
                     activation_qType=kind.QUInt8,
                     tensors_range=data,
                     nodes_to_quantize=[],
-                    nodes_to_exclude=sorted(leave),
+                    nodes_to_exclude=sorted({*leave, *self.coarse}),
                     op_types_to_quantize=sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry}),
                     extra_options={},
                 )

@@ -65,6 +65,7 @@ class Document:
         edits: what was changed in the model, and which weights are the original's; None where nothing was.
         failures: kind of artifact that could not be made → why, and a hint.
         precision: what was done to each piece of less precision.
+        around: layout, sizes, words and names around the pieces.
     """
 
     source: SourceInfo
@@ -77,6 +78,7 @@ class Document:
     edits: Mapping[str, Any] | None = None
     failures: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
     precision: Sequence[Mapping[str, Any]] = ()
+    around: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def status(self) -> str:
@@ -108,6 +110,8 @@ class Document:
         }
         if self.edits is not None:
             document["edits"] = dict(self.edits)
+        if self.around:
+            document["around"] = dict(self.around)
         if self.precision:
             document["precision"] = [dict(facts) for facts in self.precision]
         if self.failures:
@@ -194,6 +198,7 @@ def metadata(
     versions: Mapping[str, str],
     edits: Mapping[str, Any] | None = None,
     precision: Mapping[str, Any] | None = None,
+    around: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The report's facts, short, for the metadata of an ONNX file.
 
@@ -206,6 +211,7 @@ def metadata(
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
         "converter.cut": json.dumps(cut, ensure_ascii=False),
         **({"converter.edits": json.dumps(changed, ensure_ascii=False)} if changed else {}),
+        **({"converter.around": json.dumps(around, ensure_ascii=False)} if around else {}),
         **({} if precision is None else {"converter.precision": _short(precision)}),
         # A key of its own for each role: onnx.compose joins no models that differ under one key.
         f"converter.{piece.role}": ", ".join(map(str, piece.inputs)),

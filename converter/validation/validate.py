@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from converter.errors import ValidationError
-from converter.model import Array, Boundary, Source
+from converter.model import SCORES, Array, Boundary
 from converter.validation.comparison import Comparison, compare, spread_of
 
 __all__ = ["Candidate", "Judge"]
@@ -43,16 +43,24 @@ class Candidate:
     classes: frozenset[str] = frozenset()
 
 
+class Answering(Protocol):
+    """Whoever is asked for what the framework has at its layers."""
+
+    def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Any]:
+        """An array for each `Boundary.value`."""
+        ...
+
+
 class Judge:
     """The framework's own answers, to which artifacts are held; each is computed once, when it is needed.
 
     Args:
-        source: runs the framework itself.
+        source: runs the framework itself, or a source as dressed pieces see it.
         boundaries: where its answers are wanted.
         batches: inputs of the model.
     """
 
-    def __init__(self, source: Source, boundaries: Iterable[Boundary], batches: Sequence[Feeds]) -> None:
+    def __init__(self, source: Answering, boundaries: Iterable[Boundary], batches: Sequence[Feeds]) -> None:
         self._source = source
         self._wanted = {b.value: b for b in boundaries}
         self._batches = batches
@@ -127,6 +135,9 @@ def _compare(
         for index in range(max(len(expected), len(found), 0 if several else 1)):
             label = f"{boundary.name}[{index}]" if several else boundary.name
             a, b = (part[index] if index < len(part) else None for part in (found, expected))
+            scores, agree = reference.get(f"{boundary.value}{SCORES}"), None
+            if scores is not None and _are_classes(a, b, scores.shape[-1]):
+                a, b, agree = _picked(scores, a, b)
             spread = spreads.get((boundary.value, index), 0.0)
             made = compare(
                 name,
@@ -139,8 +150,25 @@ def _compare(
                 min_snr=candidate.min_snr,
                 classes=output in candidate.classes,
             )
-            comparisons.append(dataclasses.replace(made, target=candidate.target))
+            top1 = made.top1 if agree is None else agree
+            comparisons.append(dataclasses.replace(made, target=candidate.target, top1=top1))
     return comparisons
+
+
+def _are_classes(got: Array | None, expected: Array | None, classes: int) -> bool:
+    """Whether both are classes of so many; what is none is compared as it is, and fails."""
+    if got is None or expected is None or got.shape != expected.shape or got.dtype != expected.dtype:
+        return False
+    return bool(((got >= 0) & (got < classes)).all())
+
+
+def _picked(scores: Array, got: Any, expected: Any) -> tuple[Array, Array, float]:
+    """The framework's scores of picked classes: of two that are all but equal either may be picked; and how
+    often the first of them is the same."""
+    if expected.ndim < scores.ndim:  # of argmax, which leaves no axis
+        got, expected = got[..., None], expected[..., None]
+    agree = float((got[..., 0] == expected[..., 0]).mean())
+    return np.take_along_axis(scores, got, -1), np.take_along_axis(scores, expected, -1), agree
 
 
 def _parts(value: Any) -> list[Array]:

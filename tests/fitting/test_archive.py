@@ -20,7 +20,7 @@ Y = np.array([3, 1, 3, 1, 9, 9, 1])
 
 
 def opened(path: Path, spec: TensorSpec = SPEC, preprocess: str = "none") -> Dataset:
-    return open_data(path, spec, Preprocess.named(preprocess))
+    return open_data(path, spec, Preprocess.parse(preprocess))
 
 
 def everything(data: Dataset, size: int = 3) -> Any:

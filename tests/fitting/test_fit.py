@@ -57,7 +57,7 @@ def test_digits_on_random_filters(tmp_path: Path, trunk: Path, kind: str, text: 
         path = tmp_path / "data.npz"
         np.savez_compressed(path, x=pixels[:, None], y=labels)
     spec = TensorSpec("image", ("batch", 1, 8, 8), "float32")
-    data = open_data(path, spec, Preprocess.named("scale"))
+    data = open_data(path, spec, Preprocess.parse("scale"))
     session = Session(trunk)
     found = features(
         lambda x: session.run({"image": x})["out"],

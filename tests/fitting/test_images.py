@@ -17,7 +17,7 @@ SYMBOLIC = TensorSpec("image", ("b", "h", "w", 3), "float32")
 
 
 def opened(folder: Path, spec: TensorSpec = NHWC, preprocess: str = "none") -> Dataset:
-    return open_data(folder, spec, Preprocess.named(preprocess))
+    return open_data(folder, spec, Preprocess.parse(preprocess))
 
 
 def everything(data: Dataset, size: int = 3) -> Any:

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from converter.errors import UsageError
-from converter.fitting.intake import Intake, Layout
-from converter.fitting.preprocess import Preprocess
+from converter.fitting.intake import Intake
+from converter.imaging import Layout, Preprocess
 from converter.model import TensorSpec
 
 
 def intake(shape: tuple[int | str, ...], dtype: str = "float32", preprocess: str = "none") -> Intake:
-    return Intake(TensorSpec("image", shape, dtype), Preprocess.named(preprocess))
+    return Intake(TensorSpec("image", shape, dtype), Preprocess.parse(preprocess))
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,9 @@ def test_preprocessing_that_does_not_go_with_the_input() -> None:
         intake(("b", 8, 8, 1), preprocess="imagenet")
     with pytest.raises(UsageError, match="no batch of images"):
         intake(("b", 10), preprocess="keras:vgg16")
+    with pytest.raises(UsageError, match="resizes or crops") as caught:
+        intake(("b", 8, 8, 3), preprocess="torchvision:efficientnet_v2_l")
+    assert caught.value.hint == "--preprocess 'scale(1/255),normalize(0.5,0.5)'"
     intake(("b", 10), preprocess="scale")
     intake(("b", 8, 8, 3), "uint8", "keras:convnext_tiny".replace("_", ""))
 

@@ -1,4 +1,4 @@
-"""Packages that only fitting needs, imported on use."""
+"""Packages that not everyone has, imported on use."""
 
 from __future__ import annotations
 
