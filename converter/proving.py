@@ -21,7 +21,7 @@ from converter.request import Pieces, Request
 from converter.runtime import Session
 from converter.samples import draw, read_samples
 from converter.targets import TARGETS, Run
-from converter.validation import Candidate, Certificate, Comparison, Judge, check_shapes
+from converter.validation import Candidate, Certificate, Comparison, Judge, check_shapes, compare, spread_of
 
 __all__ = ["Proof", "failure", "first_failure"]
 
@@ -61,7 +61,8 @@ class Proof:
             if self.request.precision is not None:
                 later = range(seed + 1 + _CALIBRATION, seed + 1 + _CALIBRATION + _HELD_OUT)
                 more = [draw(self.made.inputs, self.made.tables, s)[-1] for s in later]
-                drawn = [*drawn[:-1], *_joined([drawn[-1], *more])]
+                free = all(spec.shape and isinstance(spec.shape[0], str) for spec in self.made.inputs)
+                drawn = [*drawn[:-1], *(_joined([drawn[-1], *more]) if free else [drawn[-1], *more])]
             return drawn, f"seed={seed}"
         if not self.request.calibrates:
             return self._given, samples.name
@@ -149,6 +150,7 @@ class Proof:
             batches = [dict(b) if dressed is None else dressed.inward(b) for b in self._samples[0]]
             original = Judge(self.edited.original, [b for b, _ in self.edited.seams], batches)
             comparisons += original.compare([_unchanged(self.edited)])
+        comparisons = self._images() + comparisons
         of = "shapes" if shapes else "values"
         return Certificate(self.provider, self._samples[1], comparisons, of=of), failures
 
@@ -163,6 +165,25 @@ class Proof:
         ends = tuple((b, spec.name) for b, spec in zip(piece.ends, piece.outputs, strict=True))
         candidate = Candidate(f"{piece.role} in {name}", piece.starts, ends, run, target=name)
         return Certificate(name, self._samples[1], self._judge.compare([candidate]))
+
+    def _images(self) -> tuple[Comparison, ...]:
+        """What graphs make of images, against the same in NumPy."""
+        if self.made.dressed is None:
+            return ()
+        batches = [self.made.dressed.prepared(feeds) for feeds in self._samples[0]]
+        return tuple(
+            compare(
+                "preprocess",
+                name,
+                len(got),
+                got,
+                wanted,
+                spread=spread_of([batch[name][1] for batch in batches]),
+                precision="image",
+            )
+            for prepared in batches
+            for name, (got, wanted) in prepared.items()
+        )
 
     def _values(
         self, kind: str, workshop: Workshop, folder: Path, home: Path | None
@@ -234,9 +255,7 @@ def _every_other(batches: Sequence[Mapping[str, Any]], first: int) -> list[dict[
 
 
 def _joined(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Batches as one, where the model takes batches of any size."""
-    if max(len(x) if x.ndim else 0 for x in batches[0].values()) == 1:
-        return [dict(batch) for batch in batches]
+    """Batches as one."""
     return [{name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}]
 
 

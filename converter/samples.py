@@ -25,6 +25,8 @@ _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "
 _WORDS = np.array("alpha beta gamma delta epsilon zeta eta theta".split())
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _IMAGE_SIDE, _LENGTH = 64, 12
+# Of images of any size: what resizes them has to shrink them, and to tell height from width.
+_IMAGE_SIZES = {"height": 300, "width": 400}
 
 
 def vocabularies(model: ir.Model | OnnxFile) -> dict[str, int]:
@@ -96,6 +98,8 @@ def _sizes(specs: Sequence[TensorSpec], batch: int) -> dict[str, int]:
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
                 usual = _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
+                if spec.dtype == "uint8":
+                    usual = _IMAGE_SIZES.get(size, usual)
                 sizes.setdefault(size, batch if axis == 0 else usual)
     return sizes
 

@@ -50,6 +50,15 @@ class Dressed:
         """The source's own inputs."""
         return {name: port.inward(feeds[port.specs[0].name]) for name, port in self._ports.items()}
 
+    def prepared(self, feeds: Mapping[str, Array]) -> dict[str, tuple[Array, Array]]:
+        """Input of the model that is made of images → what the graph makes of them, and what NumPy does."""
+        found = {}
+        for name, port in self._ports.items():
+            if port.prepared is not None:
+                images = feeds[port.specs[0].name]
+                found[name] = port.prepared(images), port.prepared.wanted(images)
+        return found
+
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Any]:
         """The source's answers for what dressed pieces take, as these put them out."""
         origins = {self._origin.get(b.value, b.value): b for b in wanted}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from functools import cached_property
 
+from converter.dressing.prepared import Prepared
 from converter.imaging import Postprocess, Preprocess
 from converter.model import SCORES, Array, Boundary, TensorSpec
 
@@ -72,6 +74,13 @@ class Port:
             Boundary(spec, f"post:{value}:{name}") for spec, name in zip(self.specs, names, strict=True)
         )
 
+    @cached_property
+    def prepared(self) -> Prepared | None:
+        """The words for images as a graph of their own."""
+        if self.preprocess is None:
+            return None
+        return Prepared(self.preprocess, self.spec, self.channels_last)
+
     @property
     def picks(self) -> bool:
         """Whether classes are picked."""
@@ -79,8 +88,8 @@ class Port:
 
     def inward(self, array: Array) -> Array:
         """What the source takes, of what the piece takes."""
-        if self.preprocess is not None:
-            return self.preprocess.apply(array, self.spec, channels_last=self.channels_last)
+        if self.prepared is not None:
+            return self.prepared(array)
         if not self.perm:
             return array
         back = sorted(range(len(self.perm)), key=self.perm.__getitem__)

@@ -89,7 +89,7 @@ def _unexpected(kind: str, text: str, place: int, wanted: str, hint: str) -> Usa
 
 
 def number(text: str) -> tuple[float, float] | None:
-    """The number that a text is, as numerator and denominator (`1/255`); None where it is none for float32."""
+    """The number that a text is, as numerator and denominator (`1/255`); None where float32 has none."""
     parts = text.split("/")
     if len(parts) > 2 or not all(_NUMBER.fullmatch(part.strip()) for part in parts):
         return None

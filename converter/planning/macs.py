@@ -13,17 +13,19 @@ import onnx
 
 from converter.planning.shapes import Shapes
 
-__all__ = ["COUNTED", "macs_of"]
+__all__ = ["COUNTED", "COUNTED_BY_MICROSOFT", "macs_of"]
 
 # Domains whose operators are counted; local functions and custom operators may hide any work.
 _KNOWN = frozenset(("", "ai.onnx", "ai.onnx.ml"))
+_MICROSOFT = "com.microsoft"  # ONNX Runtime's own operators
 Rule = Callable[[onnx.NodeProto, Shapes], int]
 
 
 def macs_of(node: onnx.NodeProto, shapes: Shapes) -> int | None:
     """The MACs of a node, inner graphs included; None where a shape or the operator is not known."""
-    rule = COUNTED.get(node.op_type)
-    if node.domain not in _KNOWN and (rule is None or node.domain != "com.microsoft"):
+    rule = (COUNTED_BY_MICROSOFT if node.domain == _MICROSOFT else COUNTED).get(node.op_type)
+    known = node.domain in _KNOWN or (node.domain == _MICROSOFT and node.op_type in _FREE)
+    if rule is None and not known:
         return None
     total, times = 0, 1
     try:
@@ -105,17 +107,21 @@ def _attention(node: onnx.NodeProto, shapes: Shapes) -> int:
     return math.prod(query) * key[-2] + math.prod(query[:2]) * value[-2] * value[-1] * groups
 
 
+def _packed_product(node: onnx.NodeProto, shapes: Shapes) -> int:
+    """Weights of a few bits lie packed in blocks: attributes say what the product's sizes are."""
+    attributes = _attributes(node)
+    return math.prod(shapes.sizes[node.input[0]][:-1]) * attributes["K"].i * attributes["N"].i
+
+
 COUNTED: dict[str, Rule] = {
     "Conv": _conv,
     "ConvInteger": _conv,
     "QLinearConv": _conv,
-    "FusedConv": _conv,
     "DeformConv": _conv,
     "ConvTranspose": _conv_transpose,
     "MatMul": _product,
     "MatMulInteger": _product,
     "QLinearMatMul": _product,
-    "FusedMatMul": _product,
     "Gemm": _gemm,
     "Einsum": _einsum,
     "RNN": _recurrent,
@@ -123,3 +129,22 @@ COUNTED: dict[str, Rule] = {
     "LSTM": _recurrent,
     "Attention": _attention,
 }
+
+# ONNX Runtime's operators (docs/ContribOperators.md in its repository). Its Attention is another operator
+# than ONNX's, and not counted.
+COUNTED_BY_MICROSOFT: dict[str, Rule] = {
+    "FusedConv": _conv,
+    "FusedMatMul": _product,
+    "FusedGemm": _gemm,
+    "QGemm": _gemm,
+    "DynamicQuantizeMatMul": _product,
+    "MatMulIntegerToFloat": _product,
+    "MatMulNBits": _packed_product,
+}
+# Those that multiply nothing, as quantisers and optimisers put them into files.
+_FREE = frozenset(
+    """QuantizeLinear DequantizeLinear QLinearAdd QLinearMul QLinearConcat QLinearAveragePool QLinearSigmoid
+    QLinearGlobalAveragePool QLinearLeakyRelu QLinearReduceMean QLinearSoftmax QLinearWhere Gelu FastGelu
+    QuickGelu BiasGelu BiasAdd BiasDropout SkipLayerNormalization SimplifiedLayerNormalization
+    SkipSimplifiedLayerNormalization EmbedLayerNormalization RotaryEmbedding GatherBlockQuantized""".split()
+)

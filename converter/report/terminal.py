@@ -34,7 +34,7 @@ class Terminal:
 
     def stage(self, name: str, detail: str = "") -> None:
         """Say that a stage begins."""
-        line = Text(f"{name:<9}", style="bold cyan")
+        line = Text(f"{name:<10}", style="bold cyan")
         self.console.print(line.append(detail, style="default not bold"), soft_wrap=True)
 
     def report(self, document: Document, folder: str) -> None:

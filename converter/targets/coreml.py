@@ -15,11 +15,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import TargetError, ValidationError
-from converter.model import Array
+from converter.errors import SourceError, TargetError, ValidationError
+from converter.model import Array, TensorSpec
+from converter.targets.artifact import UNKNOWN, Artifact, named
 from converter.targets.brief import Brief, Run
 
-__all__ = ["FRAMEWORK", "SUFFIX", "expect", "reload", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "expect", "opened", "reload", "write"]
 
 FRAMEWORK = "torch"
 SUFFIX = ".mlpackage"
@@ -32,6 +33,8 @@ _NARROWED = {
     "bool": "int32",
     "float64": "float32",
 }
+# ArrayFeatureType.ArrayDataType of Core ML's Model.proto.
+_TYPES = {65552: "float16", 65568: "float32", 65600: "float64", 131104: "int32"}
 
 
 def _package() -> Any:
@@ -114,6 +117,40 @@ def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the f
         }
 
     return run
+
+
+def opened(path: Path) -> Artifact:
+    """Any Core ML package whose inputs and outputs are arrays, in Core ML on the CPU.
+
+    Raises:
+        SourceError: Core ML does not load it.
+        TargetError: not on macOS, or no coremltools.
+    """
+    tools = _package()
+    try:
+        model = tools.models.MLModel(str(path), compute_units=tools.ComputeUnit.CPU_ONLY)
+        description = model.get_spec().description
+    except Exception as error:
+        raise SourceError(_failed(f"Core ML cannot load {path.name}", error).message) from error
+    inputs, outputs = (tuple(map(_spec, got)) for got in (description.input, description.output))
+
+    def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+        try:
+            results = model.predict({spec.name: feeds[spec.name] for spec in inputs})
+        except Exception as error:
+            raise ValidationError(f"{path.name} does not run: {type(error).__name__}: {error}") from error
+        return {spec.name: np.asarray(results[spec.name]) for spec in outputs}
+
+    return Artifact("coreml", path, inputs, outputs, run)
+
+
+def _spec(feature: Any) -> TensorSpec:
+    """What a package says of an array; sizes that are free have no number there."""
+    array = feature.type.multiArrayType
+    dtype = _TYPES.get(int(array.dataType), "unknown")
+    if not array.shape or array.WhichOneof("ShapeFlexibility"):
+        return TensorSpec(feature.name, UNKNOWN, dtype)
+    return named(feature.name, tuple(array.shape), dtype)
 
 
 def _narrowed(array: Array) -> Array:

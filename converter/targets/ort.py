@@ -5,18 +5,24 @@ The format: https://onnxruntime.ai/docs/performance/model-optimizations/ort-form
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
-from converter.errors import ConverterError, TargetError
+from converter.errors import ConverterError, SourceError, TargetError
+from converter.model import TensorSpec
 from converter.runtime import Session, save_ort
+from converter.targets.artifact import Artifact, named
 from converter.targets.brief import Brief, Run
 
-__all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "opened", "reload", "write"]
 
 FRAMEWORK = "onnx"
 SUFFIX = ".ort"
 # A flatbuffer with all weights inside; its offsets are signed 32-bit numbers.
 _LIMIT = 2**31 - 2**20
+# ONNX Runtime's words for element types, where they are not NumPy's.
+_WORDS = {"float": "float32", "double": "float64"}
 
 
 def write(made: Path, path: Path, brief: Brief) -> list[Path]:  # noqa: ARG001  # the file has all that is needed
@@ -50,3 +56,24 @@ def reload(path: Path, made: Path, brief: Brief) -> Run:  # noqa: ARG001  # the 
         raise TargetError(error.message, hint=error.hint) from error
     names = [spec.name for spec in brief.piece.outputs]
     return lambda feeds: session.run(feeds, names)
+
+
+def opened(path: Path) -> Artifact:
+    """Any file of this format, in ONNX Runtime on the CPU.
+
+    Raises:
+        SourceError: ONNX Runtime does not load it.
+    """
+    try:
+        session = Session(path)
+    except ConverterError as error:
+        raise SourceError(error.message) from error
+    inputs = tuple(_spec(value) for value in session._session.get_inputs())
+    outputs = tuple(_spec(value) for value in session._session.get_outputs())
+    return Artifact("ort", path, inputs, outputs, session.run)
+
+
+def _spec(value: Any) -> TensorSpec:
+    word = re.fullmatch(r"tensor\((\w+)\)", value.type)
+    dtype = value.type if word is None else _WORDS.get(word[1], word[1])
+    return named(value.name, value.shape or (), dtype)

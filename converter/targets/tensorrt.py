@@ -13,11 +13,12 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import TargetError, ValidationError
-from converter.model import Array
+from converter.errors import SourceError, TargetError, ValidationError
+from converter.model import Array, TensorSpec
+from converter.targets.artifact import Artifact, named, narrowest
 from converter.targets.brief import Brief, Run
 
-__all__ = ["FRAMEWORK", "SUFFIX", "expect", "reload", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "expect", "opened", "reload", "write"]
 
 FRAMEWORK = "onnx"
 SUFFIX = ".engine"
@@ -135,12 +136,28 @@ def reload(path: Path, made: Path, brief: Brief) -> Run:  # noqa: ARG001  # the 
     return _Engine(path, [spec.name for spec in brief.piece.outputs])
 
 
-class _Engine:
-    """An engine with what has to live as long as it runs."""
+def opened(path: Path) -> Artifact:
+    """Any engine of this TensorRT and this kind of GPU.
 
-    def __init__(self, path: Path, wanted: list[str]) -> None:
+    Raises:
+        SourceError: TensorRT does not load it.
+        TargetError: no TensorRT, or no GPU.
+    """
+    try:
+        engine = _Engine(path)
+    except OSError as error:
+        raise SourceError(f"{path}: {error}") from error
+    inputs, outputs = engine.specs(engine.inputs), engine.specs(engine.outputs)
+    precision = narrowest(spec.dtype for spec in (*inputs, *outputs))
+    return Artifact("tensorrt", path, inputs, outputs, engine, precision)
+
+
+class _Engine:
+    """An engine with what has to live as long as it runs; all of its outputs, unless some are wanted."""
+
+    def __init__(self, path: Path, wanted: list[str] | None = None) -> None:
         self._tensorrt, self._torch = _packages()
-        self._path, self._wanted = path, wanted
+        self._path = path
         self._logger = _logger(self._tensorrt)
         self._runtime = self._tensorrt.Runtime(self._logger)
         self._engine = self._runtime.deserialize_cuda_engine(path.read_bytes())
@@ -151,15 +168,22 @@ class _Engine:
             raise TargetError(f"TensorRT has no memory to run {path.name}: {self._logger.last}")
         mode = self._tensorrt.TensorIOMode.INPUT
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
-        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode]
-        self._outputs = [name for name in names if name not in self._inputs]
-        missing = [name for name in wanted if name not in self._outputs]
+        self.inputs = [name for name in names if self._engine.get_tensor_mode(name) == mode]
+        self.outputs = [name for name in names if name not in self.inputs]
+        self._wanted = self.outputs if wanted is None else wanted
+        missing = [name for name in self._wanted if name not in self.outputs]
         if missing:
             raise TargetError(f"{path.name} has no {', '.join(missing[:4])}: it has {', '.join(names)}")
 
+    def specs(self, names: list[str]) -> tuple[TensorSpec, ...]:
+        """The tensors of these names as the engine declares them."""
+        shapes = [tuple(self._engine.get_tensor_shape(name)) for name in names]
+        dtypes = [str(self._dtype(name)).removeprefix("torch.") for name in names]
+        return tuple(map(named, names, shapes, dtypes))
+
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        buffers = {name: self._fed(name, feeds[name]) for name in self._inputs}
-        buffers |= {name: self._empty(name) for name in self._outputs}
+        buffers = {name: self._fed(name, feeds[name]) for name in self.inputs}
+        buffers |= {name: self._empty(name) for name in self.outputs}
         for name, buffer in buffers.items():
             self._context.set_tensor_address(name, buffer.data_ptr())
         cuda = self._torch.cuda
@@ -182,6 +206,10 @@ class _Engine:
         shape = tuple(self._context.get_tensor_shape(name))
         if -1 in shape:
             raise ValidationError(f"{self._path.name}: the shape of {name!r} depends on the values fed")
+        return self._torch.empty(shape, dtype=self._dtype(name), device="cuda")
+
+    def _dtype(self, name: str) -> Any:
+        """PyTorch's dtype of a tensor of the engine."""
         tensorrt, torch = self._tensorrt, self._torch
         types = {
             tensorrt.DataType.FLOAT: torch.float32,
@@ -195,4 +223,4 @@ class _Engine:
         found = self._engine.get_tensor_dtype(name)
         if found not in types:
             raise TargetError(f"{self._path.name}: {name!r} has the type {found}, which NumPy does not have")
-        return torch.empty(shape, dtype=types[found], device="cuda")
+        return types[found]

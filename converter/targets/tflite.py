@@ -25,17 +25,19 @@ from typing import Any
 
 import numpy as np
 
-from converter.errors import TargetError
+from converter.errors import SourceError, TargetError
 from converter.quiet import quiet
+from converter.targets.artifact import Artifact
 from converter.targets.brief import Brief, Run
 from converter.targets.keras_calls import arguments, failed, signed, traced
 
-__all__ = ["FRAMEWORK", "SUFFIX", "reload", "write"]
+__all__ = ["FRAMEWORK", "SUFFIX", "opened", "reload", "write"]
 
 FRAMEWORK = "keras"
 SUFFIX = ".tflite"
 _SIGNATURE = "serving_default"
 _CHILD = Path(__file__).with_name("tflite_child.py")
+_PROBE = Path(__file__).with_name("tflite_probe.py")
 # Flatbuffers have 32-bit offsets, and protobuf messages, which carry the constants there, 2 GB at most.
 _LIMIT = 2**31 - 2**24
 _HINT = "cut before the layer that needs it, or write ONNX for ONNX Runtime on the device"
@@ -109,12 +111,7 @@ def _save_calibration(folder: Path, brief: Brief) -> None:
 
 
 def _convert(folder: Path, precision: str, path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    # -P: or else the modules beside it, `keras` among them, would hide the packages of these names.
-    command = [sys.executable, "-P", str(_CHILD), str(folder), precision]
-    done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, errors="replace", check=False
-    )
+    done = _run(_CHILD, str(folder), precision)
     if done.returncode == 0:
         (folder / "model.tflite").replace(path)
         return
@@ -124,6 +121,16 @@ def _convert(folder: Path, precision: str, path: Path) -> None:
         raise TargetError(f"TensorFlow Lite's converter crashed ({name}): {end}", hint=_HINT)
     said = folder / "error.txt"
     raise _refusal(said.read_text() if said.exists() else done.stderr)
+
+
+def _run(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script beside this one in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    # -P: or else the modules beside it, `keras` among them, would hide the packages of these names.
+    command = [sys.executable, "-P", str(script), *arguments]
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, errors="replace", check=False
+    )
 
 
 def _refusal(message: str) -> TargetError:
@@ -158,6 +165,46 @@ def reload(path: Path, made: Any, brief: Brief) -> Run:  # noqa: ARG001  # the f
     except Exception as error:
         raise failed(f"TensorFlow Lite cannot load {path.name} again", error) from error
     return signed(signature, brief, path.name)
+
+
+def opened(path: Path, *, trust: bool) -> Artifact:
+    """Any TensorFlow Lite model, by its first signature, or by its tensors where it has none.
+
+    Inputs and outputs that are quantised are taken and given in real numbers: the tensor's scale and zero
+    point convert them.
+
+    Args:
+        path: the file.
+        trust: let it have operators of TensorFlow (`Flex…`), some of which write files.
+
+    Raises:
+        SourceError: no such file, or one that the interpreter does not load, or crashes on.
+    """
+    from converter.targets.tflite_tensors import Tensors, foreign_operators
+
+    foreign = foreign_operators(path)
+    if foreign and not trust:
+        raise SourceError(
+            f"{path.name} has operators of TensorFlow, which can write files: {', '.join(foreign[:4])}",
+            hint="--trust loads it all the same; only do so with a file from somebody you trust",
+        )
+    probed = _run(_PROBE, str(path)).returncode
+    if probed < 0:
+        name = signal.Signals(-probed).name
+        raise SourceError(f"{path.name} is damaged: TensorFlow Lite's interpreter crashes on it ({name})")
+    try:
+        with quiet(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            interpreter = _interpreter()(model_path=str(path))
+            interpreter.allocate_tensors()
+            tensors = Tensors(interpreter, path.name)
+    except TargetError:
+        raise
+    except Exception as error:
+        raise SourceError(failed(f"TensorFlow Lite cannot load {path.name}", error).message) from error
+    return Artifact(
+        "tflite", path, tensors.inputs, tensors.outputs, tensors.run, tensors.precision, tensors.notes
+    )
 
 
 def _interpreter() -> Any:

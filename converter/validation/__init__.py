@@ -1,7 +1,7 @@
 """Proof that a piece computes what the source framework computes."""
 
 from converter.validation.certificate import Certificate
-from converter.validation.comparison import Comparison, compare
+from converter.validation.comparison import Comparison, compare, spread_of
 from converter.validation.shapes import check_shapes
 from converter.validation.validate import Candidate, Judge
 
@@ -12,4 +12,5 @@ __all__ = [
     "Judge",
     "check_shapes",
     "compare",
+    "spread_of",
 ]

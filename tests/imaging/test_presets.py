@@ -87,6 +87,32 @@ def test_torchvision_names_are_what_torchvision_does() -> None:
 SIZES = [(333, 500), (500, 333), (100, 75), (97, 301), (256, 256), (301, 240), (640, 480)]
 
 
+def test_every_preset_of_torchvision_on_images(
+    build: Callable[..., Any], load: Callable[..., Any], picture: Callable[..., Any]
+) -> None:
+    """One model of each of the different transforms."""
+    from PIL import Image
+
+    presets = {Preprocess.parse(f"torchvision:{name}").steps: (name, t) for name, t in _weights().items()}
+    assert len(presets) > 20
+    for name, transforms in presets.values():
+        (crop,) = transforms.crop_size
+        spec = TensorSpec("x", ("b", 3, crop, crop), "float32")
+        words, model = Preprocess.parse(f"torchvision:{name}"), build(spec)
+        words.build(model, spec)
+        session = load(model)
+        for size in SIZES[:3]:
+            image = picture(*size, "smooth")
+            expected = transforms(Image.fromarray(image))[None].numpy()
+            np.testing.assert_allclose(
+                words.apply(image[None], spec), expected, atol=2e-6, rtol=0, err_msg=name
+            )
+            got = session.run({"x": image[None]})["out"]
+            error = np.abs(got - expected) * np.reshape(transforms.std, (1, 3, 1, 1)) * 255
+            assert error.max() < 2.01, name
+            assert (error > 0.5).mean() < 0.02, name
+
+
 @pytest.mark.parametrize("kind", ["noise", "smooth"])
 @pytest.mark.parametrize("name", ["resnet50", "efficientnet_b0", "inception_v3", "efficientnet_v2_l"])
 def test_torchvision_on_images(

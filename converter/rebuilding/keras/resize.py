@@ -38,6 +38,10 @@ def resize(builder: Builder, node: Node) -> Any:
     if node.since == 10:
         given = [float(s) for s in _scales(builder, node, 1)]
         return _resized(builder, node, given, None, "asymmetric", "floor")
+    if node.attribute("antialias", 0) and (node.dtype(0) or "").startswith(("int", "uint")):
+        raise Unsupported(
+            node, "it resizes pixels of 8 bits with antialias, which each framework rounds in its own way"
+        )
     found = _scales(builder, node, 2)
     scales = [float(s) for s in found] if found is not None and len(found) else None
     sizes = builder.sizes(node, 3) if node.has(3) else None

@@ -35,6 +35,10 @@ def resize_by_scales(step: Step) -> Result:
 @table("Resize", 11, 13, 18, 19)
 def resize(step: Step) -> Result:
     rank = step.rank
+    if step.attribute("antialias", 0) and (step.node.dtype(0) or "").startswith(("int", "uint")):
+        raise step.refuse(
+            "it resizes pixels of 8 bits with antialias, which each framework rounds in its own way"
+        )
     axes = [axis % rank for axis in step.node.attribute("axes") or range(rank)]
     has_scales = step.has(2) and step.node.shape(2) != (0,)
     scales: list[float] | None = None
