@@ -25,12 +25,14 @@ from converter.errors import (
 
 if TYPE_CHECKING:
     from converter.handles import Cut, Model, load
+    from converter.precision import Precision
 
 __all__ = [
     "ConverterError",
     "Cut",
     "CutError",
     "Model",
+    "Precision",
     "SourceError",
     "TargetError",
     "UsageError",
@@ -47,4 +49,8 @@ def __getattr__(name: str) -> Any:
         from converter import handles
 
         return getattr(handles, name)
+    if name == "Precision":
+        from converter.precision import Precision
+
+        return Precision
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

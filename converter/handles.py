@@ -9,11 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from converter import pipeline
+from converter.dressing import Dress
 from converter.editing import Changes, Edited, edit
 from converter.errors import TargetError, UsageError, ValidationError
 from converter.fit import Fit, fit
+from converter.imaging import Postprocess, Preprocess
 from converter.making import Workshop
 from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
+from converter.precision import Precision
 from converter.proving import Proof, first_failure
 from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
@@ -27,6 +30,7 @@ from converter.validation import Certificate
 __all__ = ["Cut", "Model", "load"]
 
 Names = str | Sequence[str]
+Words = str | Mapping[str, str]
 
 
 def load(
@@ -116,6 +120,14 @@ class Model:
         opset: int | None = None,
         surgery: Callable[[Any], Any] | None = None,
         surgery_preserves: bool = False,
+        layout: str = "",
+        batch: int | None = None,
+        shapes: Mapping[str, Sequence[int]] | None = None,
+        preprocess: Words = "",
+        postprocess: Words = "",
+        rename: Mapping[str, str] | None = None,
+        precision: str | Precision | None = None,
+        min_snr: float | None = None,
     ) -> Cut:
         """Cut the model; without any layer, the whole of it.
 
@@ -127,10 +139,29 @@ class Model:
             opset: ONNX opset of the pieces; None for 18, or for that of the ONNX file.
             surgery: your own rewrite of each piece: a function of an `onnx_graphsurgeon.Graph`.
             surgery_preserves: the rewrite claims to preserve values: they are compared; else only shapes are.
+            layout: `nchw` or `nhwc` for inputs and outputs of 4 axes; the source's own where empty.
+            batch: fix the size of the batch.
+            shapes: fix the sizes of inputs, by name.
+            preprocess: take uint8 images and prepare them in the graph: words, or words by name of input.
+            postprocess: work on scores in the graph: words, or words by name of output.
+            rename: input or output → its new name.
+            precision: what the artifacts of ONNX compute in: `fp16`, `int8`, …, or a `Precision`.
+            min_snr: what every output has to reach, in dB.
 
         Raises:
             CutError: no such layer, or the cut is not legal.
+            UsageError: sizes, words or names that do not fit the piece.
         """
+        dress = Dress(
+            layout,
+            batch,
+            {name: tuple(sizes) for name, sizes in (shapes or {}).items()},
+            {name: Preprocess.parse(words) for name, words in _by_name(preprocess).items()},
+            {name: Postprocess.parse(words) for name, words in _by_name(postprocess).items()},
+            dict(rename or {}),
+        )
+        if isinstance(precision, str):
+            precision = Precision(precision, min_snr=min_snr)
         request = Request(
             to=_names(to),
             from_=_names(from_),
@@ -142,6 +173,9 @@ class Model:
             custom_ops=self._custom_ops,
             surgery=surgery,
             surgery_preserves=surgery_preserves,
+            dress=dress,
+            precision=precision,
+            min_snr=min_snr,
         )
         return Cut(self._source, request, None if self._edited is None else self._edited.now())
 
@@ -401,6 +435,13 @@ class Cut:
 
 def _silent(stage: str, detail: str) -> None:
     pass
+
+
+def _by_name(words: Words) -> dict[str, str]:
+    """Words by the name of what they are for; an empty name where there is but one."""
+    if isinstance(words, str):
+        return {"": words} if words else {}
+    return dict(words)
 
 
 def _names(names: Names) -> tuple[str, ...]:
