@@ -14,6 +14,7 @@ HEAD    ?=
 WEIGHTS ?= auto
 DEVICE  ?= auto
 TARGETS ?= onnx
+PRECISION ?=
 OUT     ?=
 
 KEEPS_trunk := --to
@@ -41,6 +42,7 @@ help:
 	@echo '  WEIGHTS=  auto (default), pretrained, random, or a weights file'
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
 	@echo '  TARGETS=  onnx (default), torch, keras, tflite, openvino … by commas (docs/handoff.md has them all)'
+	@echo '  PRECISION= fp16, bf16, int8, int8-dynamic or int4-weights (docs/edge.md): what ONNX artifacts compute in'
 	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
 	@echo '`$(BIN)/converter --help` tells the rest: new heads, fit, plan, rank.'
 
@@ -64,7 +66,8 @@ else ifeq ($(KEEPS),)
 else
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/converter convert '$(MODEL)' $(foreach layer,$(CUT),$(KEEPS) '$(layer)') $(if $(HEAD),--head '$(HEAD)') \
-	  --weights '$(WEIGHTS)' --device '$(DEVICE)' --targets '$(TARGETS)' $(if $(OUT),--output '$(OUT)')
+	  --weights '$(WEIGHTS)' --device '$(DEVICE)' --targets '$(TARGETS)' \
+	  $(if $(PRECISION),--precision '$(PRECISION)') $(if $(OUT),--output '$(OUT)')
 endif
 
 test: $(READY)

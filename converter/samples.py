@@ -25,6 +25,9 @@ _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "
 _WORDS = np.array("alpha beta gamma delta epsilon zeta eta theta".split())
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
 _IMAGE_SIDE, _LENGTH = 64, 12
+# Of the range that a model expects; samples that cover less were scaled for another one.
+_LEAST_SHARE = 0.02
+_FAR = 3  # ranges outside of the range: normal noise does not get there, pixels of 0 to 255 do
 # Of images of any size: what resizes them has to shrink them, and to tell height from width.
 _IMAGE_SIZES = {"height": 300, "width": 400}
 
@@ -237,3 +240,21 @@ def _check(path: Path, spec: TensorSpec, array: Array) -> None:
         raise UsageError(f"samples {path}: {spec.name} is {array.dtype}, expected {spec.dtype}")
     if kind == "f" and not np.isfinite(array).all():
         raise UsageError(f"samples {path}: {spec.name} has NaN or infinity in it")
+    _check_range(path, spec, array)
+
+
+def _check_range(path: Path, spec: TensorSpec, array: Array) -> None:
+    """Refuse samples that were prepared for another model: far outside of the range, or in a corner of it."""
+    if spec.value_range is None or array.size == 0 or array.dtype.kind not in "iuf":
+        return
+    low, high = spec.value_range
+    least, most = float(array.min()), float(array.max())
+    width = high - low
+    within = least >= low - _FAR * width and most <= high + _FAR * width
+    if within and most - least >= width * _LEAST_SHARE:
+        return
+    raise UsageError(
+        f"samples {path}: {spec.name} has values from {least:.4g} to {most:.4g}, "
+        f"and the model expects {low:.4g} to {high:.4g}",
+        hint="prepare them as for the model's training; --preprocess takes pixels of 0 to 255",
+    )

@@ -71,7 +71,7 @@ def test_pixels_vary_as_images_do() -> None:
 
 
 def test_npz_and_npy(tmp_path: Path) -> None:
-    values = np.random.default_rng(0).random((4, 16, 16, 3))
+    values = np.random.default_rng(0).random((4, 16, 16, 3)) * 255
     np.savez(tmp_path / "a.npz", whatever=values)
     np.save(tmp_path / "a.npy", values)
     for name in ("a.npz", "a.npy"):
@@ -92,3 +92,13 @@ def test_integers_for_integers(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", ids=np.zeros((2, 12), "float32"))
     with pytest.raises(UsageError, match="ids is float32, expected int32"):
         read_samples(tmp_path / "a.npz", [TensorSpec("ids", ("batch", 12), "int32")])
+
+
+@pytest.mark.parametrize(
+    ("scale", "shift"), [(1 / 255, 0.0), (1.0, 2000.0), (20.0, -2000.0)], ids=["in a corner", "above", "wide"]
+)
+def test_samples_of_another_range_are_refused(tmp_path: Path, scale: float, shift: float) -> None:
+    pixels = np.random.default_rng(0).random((4, 16, 16, 3)) * 255
+    np.save(tmp_path / "a.npy", pixels * scale + shift)
+    with pytest.raises(UsageError, match="the model expects 0 to 255"):
+        read_samples(tmp_path / "a.npy", [IMAGE])
