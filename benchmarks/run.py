@@ -19,6 +19,7 @@ SCRIPTS = (
     "onnx_cut.py",
     "onnx_cut.py --scaling",
     "fit.py",
+    "precision.py",
     "startup.py",
 )
 

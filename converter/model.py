@@ -358,6 +358,18 @@ class Source(Protocol):
         """The framework's own answer for these inputs: an array for each `Boundary.value`."""
         ...
 
+    def run64(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """What `run` gives where the framework keeps weights, inputs and sums in float64.
+
+        Its own rounding is told by that. The model stays as it is; what its author computes in a dtype of
+        his own keeps that.
+
+        Raises:
+            SourceError: the model cannot be had in float64, or does not run in it.
+            UsageError: the source is an ONNX file, whose operators have no kernels for float64.
+        """
+        ...
+
     def edited(self, edits: Edits, info: SourceInfo) -> Source:
         """A source of the changed model, which is the framework's own and shares nothing with this one.
 

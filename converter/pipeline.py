@@ -8,7 +8,7 @@ import gc
 import shutil
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from converter.dressing import Dressed, dress, settle
 from converter.editing import Edited, edit
@@ -39,6 +39,10 @@ __all__ = [
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
 # Where files lie for a while that artifacts are made of.
 _INGREDIENTS = ".ingredients"
+if TYPE_CHECKING:  # onnx_ir takes half a second to import
+    from converter.precision.ends import Scale
+    from converter.precision.lowering import Lowered
+
 Progress = Callable[[str, str], None]
 
 
@@ -136,6 +140,7 @@ def deliver(
     edits = None if edited is None else edited.facts
     with staged(folder) as scratch:
         proof = Proof(source, made, request, provider, edited)
+        around = {} if made.dressed is None else made.dressed.facts
         made = proof.made = _lowered(proof, progress, timings)
         workshop = Workshop(source, made, request, scratch / _INGREDIENTS, proof.calibration)
         with timings.stage("write"):
@@ -149,7 +154,7 @@ def deliver(
                     versions,
                     edits,
                     made.lowered[piece.role].facts if piece.role in made.lowered else None,
-                    request.dress.facts,
+                    around,
                 )
                 for piece in made.pieces
             }
@@ -176,7 +181,7 @@ def deliver(
             edits,
             {kind: (error.message, error.hint) for kind, error in failures.items()},
             [lowered.facts for lowered in made.lowered.values()],
-            request.dress.facts,
+            around,
         )
         if not files:
             raise _unmade(failures, None)
@@ -197,12 +202,15 @@ def _lowered(proof: Proof, progress: Progress, timings: Timings) -> Pieces:
     made, precision = proof.made, proof.request.precision
     if precision is None:
         return made
-    found = {}
+    found: dict[str, Lowered] = {}
+    scales: dict[str, Scale] = {}  # what one piece puts out in levels the next one takes in the same
     provider = provider_for(proof.request.device)
     with timings.stage("precision"):
         for piece in made.pieces:
             progress("precision", f"{piece.role} in {precision.kind}")
-            found[piece.role] = lower(piece, precision, proof.calibration(piece), provider)
+            feeds = proof.calibration(piece) if precision.measures else ()
+            found[piece.role] = lower(piece, precision, feeds, provider, scales)
+            scales |= found[piece.role].scales
     pieces = tuple(lowered.piece for lowered in found.values())
     return dataclasses.replace(made, pieces=pieces, lowered=found)
 

@@ -25,8 +25,8 @@ from converter.validation import Candidate, Certificate, Comparison, Judge, chec
 
 __all__ = ["Proof", "failure", "first_failure"]
 
-# Draws of random inputs to measure ranges of values on: a range of fewer samples is too narrow.
-_CALIBRATION = 8
+# Draws of random inputs to set ranges by, and to choose by: a range of fewer samples is too narrow.
+_CALIBRATION = 16
 # Draws that artifacts of less precision are validated on, besides the first: shares of classes want some.
 _HELD_OUT = 5
 
@@ -66,7 +66,7 @@ class Proof:
             return drawn, f"seed={seed}"
         if not self.request.calibrates:
             return self._given, samples.name
-        return _every_other(self._given, 1), f"{samples.name}, every other sample"
+        return self._every_other(1), f"{samples.name}, every other sample"
 
     @cached_property
     def _given(self) -> list[dict[str, Any]]:
@@ -85,6 +85,29 @@ class Proof:
             raise UsageError(f"samples {path}: {count} samples, but a batch has {size}")
         starts = range(0, count - size + 1, size)
         return [{name: x[start : start + size] for name, x in whole.items()} for start in starts]
+
+    def _every_other(self, first: int) -> list[dict[str, Any]]:
+        """Every other one of the user's samples; of fixed batches every other batch.
+
+        Raises:
+            UsageError: there is one alone.
+        """
+        batches = self._given
+        if len(batches) > 1 and _begins(batches[1], batches[0]):
+            batches = batches[1:]  # which `read_samples` puts before all samples, for another batch size
+        fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in self.made.inputs)
+        counts = [max(len(x) if x.ndim else 1 for x in batch.values()) for batch in batches]
+        if len(batches) == 1 and (fixed or counts == [1]):
+            raise UsageError(
+                "one sample cannot both be measured and validated on", hint="give two samples at least"
+            )
+        found = []
+        for number, (batch, count) in enumerate(zip(batches, counts, strict=True)):
+            if fixed or count == 1:
+                found += [batch] if number % 2 == first else []
+            else:
+                found.append({name: x[first::2] for name, x in batch.items()})
+        return found
 
     def _words(self, path: Path) -> Preprocess | None:
         """What is done to images of a folder, where the piece does not do it itself."""
@@ -112,10 +135,10 @@ class Proof:
         """Inputs of a piece as the framework has them there, of which none is validated on: every other
         one of the user's samples, or random ones."""
         if self.request.samples is not None:
-            batches = _every_other(self._given, 0)
+            batches = self._every_other(0)
         else:
             seeds = range(self.request.seed + 1, self.request.seed + 1 + _CALIBRATION)
-            batches = [b for seed in seeds for b in draw(self.made.inputs, self.made.tables, seed)]
+            batches = [draw(self.made.inputs, self.made.tables, seed)[-1] for seed in seeds]
         return Judge(self._answering, piece.starts, batches).feeds(piece.starts)
 
     def certify(
@@ -238,20 +261,9 @@ class Proof:
         return frozenset(spec.name for boundary, spec in pairs if boundary.value in own)
 
 
-def _every_other(batches: Sequence[Mapping[str, Any]], first: int) -> list[dict[str, Any]]:
-    """Every other sample of the largest batch, or every other batch where there are several of one sample.
-
-    Raises:
-        UsageError: there is one sample alone.
-    """
-    largest = max(len(x) for x in batches[-1].values())
-    if largest > 1:
-        return [{name: x[first::2] for name, x in batches[-1].items()}]
-    if len(batches) < 2:
-        raise UsageError(
-            "one sample cannot both set ranges and be validated on", hint="give two samples at least"
-        )
-    return [dict(batch) for batch in batches[first::2]]
+def _begins(batch: Mapping[str, Any], first: Mapping[str, Any]) -> bool:
+    """Whether a batch begins with the one sample of another one."""
+    return all(len(x) == 1 and np.array_equal(x, batch[name][:1]) for name, x in first.items())
 
 
 def _joined(batches: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from converter.surgery import Frontier
 from converter.targets import TARGETS
 
 if TYPE_CHECKING:  # onnx_ir takes half a second to import
-    from converter.precision.lower import Lowered
+    from converter.precision.lowering import Lowered
 
 __all__ = ["DEFAULT_OPSET", "EXTERNAL_DATA", "WORDS_OPSET", "Pieces", "Request"]
 
@@ -103,6 +104,8 @@ class Request:
             raise UsageError(
                 f"--surgery rewrites a graph of ONNX: target {', '.join(natives)} would not have it"
             )
+        if self.min_snr is not None and not 0 < self.min_snr < math.inf:
+            raise UsageError(f"--min-snr {self.min_snr:g}: expected a number of dB above 0")
         self._check_precision(natives)
         self._check_dress()
         if self.opset is not None and self.opset not in OPSETS:
@@ -140,7 +143,7 @@ class Request:
     @property
     def calibrates(self) -> bool:
         """Whether something is measured on samples that nothing may be validated on."""
-        return self.precision is not None or any(
+        return (self.precision is not None and self.precision.measures) or any(
             getattr(TARGETS[kind], "PRECISION", None) == "int8" for kind in self.targets
         )
 

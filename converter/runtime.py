@@ -105,7 +105,7 @@ class Session:
     Attributes:
         inputs: names of what has to be fed.
         outputs: names of what comes out.
-        types: output → ONNX Runtime's word for its type (`tensor(float)`), and its sizes.
+        types: input or output → ONNX Runtime's word for its type (`tensor(float)`), and its sizes.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class Session:
                 f"ONNX Runtime's Python interface has no arrays of these types: {', '.join(strange)}",
                 hint="cut at a tensor of another type, or write without proof: --no-validate",
             )
-        self.types = {value.name: (value.type, value.shape) for value in self._session.get_outputs()}
+        self.types = {value.name: (value.type, value.shape) for value in ends}
         self.inputs = [value.name for value in self._session.get_inputs()]
         self.outputs = [value.name for value in self._session.get_outputs()]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ __all__ = ["AXES", "Dress"]
 
 # Layouts that can be asked for → whether channels are last.
 AXES = {"nchw": False, "nhwc": True}
+_LARGEST = 1 << 16  # of a batch
+_MOST = 1 << 31  # elements of an input
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,11 +43,14 @@ class Dress:
     def __post_init__(self) -> None:
         if self.layout not in ("", *AXES):
             raise UsageError(f"layout {self.layout!r}: expected {', '.join(AXES)}")
-        if self.batch is not None and self.batch < 1:
-            raise UsageError(f"batch {self.batch}: expected 1 at least")
+        if self.batch is not None and not 1 <= self.batch <= _LARGEST:
+            raise UsageError(f"batch {self.batch}: expected 1 to {_LARGEST}")
         for name, sizes in self.shapes.items():
+            shown = "x".join(map(str, sizes))
             if min(sizes, default=1) < 1:
-                raise UsageError(f"shape {name}={'x'.join(map(str, sizes))}: sizes are 1 at least")
+                raise UsageError(f"shape {name}={shown}: sizes are 1 at least")
+            if math.prod(sizes) > _MOST:
+                raise UsageError(f"shape {name}={shown}: more than {_MOST} elements")
         twice = [new for new in self.renames.values() if list(self.renames.values()).count(new) > 1]
         if twice:
             raise UsageError(f"two tensors cannot both be called {twice[0]!r}")

@@ -26,10 +26,14 @@ class Dressed:
     Attributes:
         inputs: the model's inputs as the pieces take them.
         outputs: the model's outputs, those excepted that classes were picked of.
+        facts: what was put on, for reports.
         turned: name of an input or output whose axes are not in the source's order → the permutation.
     """
 
-    def __init__(self, source: Source, ports: Mapping[str, Port], ends: Mapping[str, Port]) -> None:
+    def __init__(
+        self, source: Source, ports: Mapping[str, Port], ends: Mapping[str, Port], facts: Mapping[str, Any]
+    ) -> None:
+        self.facts = facts
         self._source, self._ports, self._ends = source, ports, ends
         self.inputs = tuple(port.specs[0] for port in ports.values())
         self.outputs = tuple(
@@ -91,7 +95,7 @@ def dress(source: Source, pieces: Sequence[Piece], inputs: Sequence[TensorSpec],
     dresser = _Dresser(source, pieces, inputs, wish)
     for piece in pieces:
         dresser.put_on(piece)
-    return Dressed(source, dresser.ports, dresser.ends)
+    return Dressed(source, dresser.ports, dresser.ends, dresser.wish.facts)
 
 
 class _Dresser:
@@ -105,6 +109,7 @@ class _Dresser:
         starts = {b.value for piece in pieces for b in piece.starts}
         last = [b for b in pieces[-1].ends if b.value not in starts]
         post = self._assigned("postprocess", wish.postprocess, [b.spec for b in last])
+        self.wish = dataclasses.replace(wish, preprocess=pre, postprocess=post)
         self.ports = {
             spec.name: Port(
                 spec,
@@ -170,6 +175,8 @@ class _Dresser:
                     f"{what} {words['']}: {these if names else none}",
                     hint=f"--{what} NAME=WORDS" if names else None,
                 )
+            if names[0] in found:
+                raise UsageError(f"{names[0]} is given twice: {found['']} and {found[names[0]]}")
             found[names[0]] = found.pop("")
         for name in found:
             if name not in names:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
@@ -35,12 +38,29 @@ def opened(piece: Piece, opset: int | None) -> None:
     restate(piece, None)
     model = piece.graph
     assert isinstance(model, ir.Model)
-    for node in model.graph:
-        own = node.name or node.op_type
-        node.metadata_props.setdefault(LAYER, own.removesuffix(f"/{node.op_type}") or own)
     common.ShapeInferencePass(data_prop=True)(model)
+    layers: dict[str, str] = {}
+    for node in model.graph:
+        own = node.name or str(node.outputs[0].name)
+        layer = node.metadata_props.get(LAYER, own.removesuffix(f"/{node.op_type}") or own)
+        layers |= {str(output.name): layer for output in node.outputs}
     found = model.opset_imports.get("", model.opset_imports.get("ai.onnx", OPSETS.start))
     to_opset(model, max(found, opset or OPSETS.start))
+    for node in model.graph:  # restating makes nodes anew, whose tensors keep their names
+        known = [layers[str(output.name)] for output in node.outputs if output.name in layers]
+        if known:
+            node.metadata_props[LAYER] = known[0]
+
+
+@functools.cache
+def _rules() -> tuple[Any, ...]:
+    """onnxscript's rules, but those that take 1e-9 for 0 and 1.00001 for 1: an epsilon that keeps a divisor
+    from zero is no zero. (`fold_affine` and ONNX Runtime drop exact ones.)"""
+    from onnxscript.rewriter.rules.common import _no_op
+
+    inexact = set(map(id, _no_op.rules))
+    rules = [rule for rule in onnxscript.rewriter._DEFAULT_REWRITE_RULES if id(rule) not in inexact]
+    return (*rules, _no_op.dropout_zero_rule, _no_op.dropout_inference_rule)
 
 
 def run_passes(piece: Piece, opset: int) -> None:
@@ -69,7 +89,7 @@ def run_passes(piece: Piece, opset: int) -> None:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     cancel_transposes(model)
     fold_affine(model)
-    onnxscript.rewriter.rewrite(model)
+    onnxscript.rewriter.rewrite(model, _rules())
     to_opset(model, opset)
     model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)

@@ -11,15 +11,17 @@ import onnx_ir as ir
 
 from converter.errors import TargetError
 from converter.precision import tools
+from converter.precision.convolutions import to_integers
 
 __all__ = ["dynamic"]
+
+_BY_TOOLS = ("MatMul", "Gemm", "Attention", "LSTM")
 
 
 def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
     """The model with matrix products, LSTMs and convolutions in int8.
 
-    Weights of matrix products are int8 by channel; ONNX Runtime's kernel for convolutions (ConvInteger) takes
-    uint8 by tensor alone, so there are two passes.
+    Matrix products and LSTMs by ONNX Runtime's tools; for convolutions these know one scale for all channels.
 
     Args:
         model: the float model.
@@ -30,29 +32,23 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
     """
     quantize, quant_utils = tools.module("quantize"), tools.module("quant_utils")
     kind = quant_utils.QuantType
-    proto = tools.as_proto(model)
-    passes = [
-        (["MatMul", "Gemm", "Attention", "LSTM"], kind.QInt8, True),
-        (["Conv"], kind.QUInt8, False),
-    ]
-    for kinds, weight, by_channel in passes:
-        if not any(node.op_type in kinds for node in proto.graph.node):
-            continue
+    if any(node.op_type in _BY_TOOLS for node in model.graph):
         try:
             with tempfile.TemporaryDirectory() as folder, tools.silent():
                 path = Path(folder) / "dynamic.onnx"
                 quantize.quantize_dynamic(
-                    proto,
+                    tools.as_proto(model),
                     path,
-                    op_types_to_quantize=kinds,
-                    per_channel=by_channel,
-                    weight_type=weight,
+                    op_types_to_quantize=list(_BY_TOOLS),
+                    per_channel=True,
+                    weight_type=kind.QInt8,
                     nodes_to_exclude=sorted(leave),
                 )
-                proto = onnx.load(path)
+                model = tools.as_graph(onnx.load(path), model)
         except Exception as error:  # the tools raise whatever a model of theirs happens to meet
             raise TargetError(
                 f"ONNX Runtime's quantizer fails: {type(error).__name__}: {error}",
                 hint="--keep-float LAYER leaves a layer out",
             ) from error
-    return tools.as_graph(proto, model)
+    to_integers(model, leave)
+    return model

@@ -40,17 +40,20 @@ class Scale:
         return (levels.astype(np.int32) - self.zero_point).astype(np.float32) * np.float32(self.scale)
 
 
-def quantize_ends(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Scale]:
+def quantize_ends(
+    model: ir.Model, ranges: Mapping[str, Range], given: Mapping[str, Scale] | None = None
+) -> dict[str, Scale]:
     """Make float inputs and outputs uint8 in place; their scales by name.
 
     Args:
         model: a graph with QuantizeLinear and DequantizeLinear inside.
         ranges: of inputs and outputs that nothing inside quantizes.
+        given: scales that inputs come in.
     """
     graph, scales = model.graph, {}
     for value in list(graph.inputs):
         if value.dtype == ir.DataType.FLOAT:
-            scales[str(value.name)] = _input(graph, value, ranges)
+            scales[str(value.name)] = _input(graph, value, ranges, (given or {}).get(str(value.name)))
     for index, value in enumerate(list(graph.outputs)):
         name = str(value.name)
         if value.dtype == ir.DataType.FLOAT:
@@ -58,10 +61,10 @@ def quantize_ends(model: ir.Model, ranges: Mapping[str, Range]) -> dict[str, Sca
     return scales
 
 
-def _input(graph: ir.Graph, value: ir.Value, ranges: Mapping[str, Range]) -> Scale:
+def _input(graph: ir.Graph, value: ir.Value, ranges: Mapping[str, Range], given: Scale | None) -> Scale:
     readers = [use.node for use in value.uses() if use.node.op_type == "QuantizeLinear"]
     found = next((scale for node in readers if (scale := _scale_of(node)) is not None), None)
-    scale = found or _scale_for(ranges, value)
+    scale = given or found or _scale_for(ranges, value)
     value.type = ir.TensorType(ir.DataType.UINT8)  # types are shared between copies of a graph
     others = [use for use in value.uses() if _scale_of(use.node) != scale]
     if others:

@@ -9,7 +9,7 @@ another.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import ml_dtypes
 import numpy as np
@@ -19,7 +19,7 @@ from converter.model import LAYER, Array
 from converter.onnxfile import SMALL
 from converter.precision.kernels import allows
 
-__all__ = ["HALVES", "LARGEST", "MOVERS", "Half", "kept", "overflowing", "to_half"]
+__all__ = ["HALVES", "LARGEST", "MOVERS", "Half", "in_floats", "kept", "overflowing", "to_half"]
 
 HALVES = {"fp16": ir.DataType.FLOAT16, "bf16": ir.DataType.BFLOAT16}
 _FLOAT = ir.DataType.FLOAT
@@ -42,11 +42,13 @@ class Half:
     Attributes:
         dtype: float16 or bfloat16.
         keep: names of nodes that stay in float32 → why.
+        whole: names of those among them whose weights are not stored in less, either.
         ends: whether inputs and outputs are of that dtype, too.
     """
 
     dtype: ir.DataType
     keep: Mapping[str, str]
+    whole: Collection[str] = ()
     ends: bool = False
 
 
@@ -75,7 +77,7 @@ def kept(
     """Names of the nodes that stay in float32 → why."""
     found = dict(half.keep)
     for node in model.graph:
-        if node.name is None or node.name in found or not _floats(node):
+        if node.name is None or node.name in found or not in_floats(node):
             continue
         if any(
             attribute.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
@@ -97,7 +99,9 @@ def kept(
 def _stranded(model: ir.Model, keep: Mapping[str, str]) -> dict[str, str]:
     """Nodes that only move floats which nothing beside them computes in half precision."""
     converted = {
-        node for node in model.graph if node.name not in keep and node.op_type not in MOVERS and _floats(node)
+        node
+        for node in model.graph
+        if node.name not in keep and node.op_type not in MOVERS and in_floats(node)
     }
 
     def beside(node: ir.Node) -> bool:
@@ -105,7 +109,7 @@ def _stranded(model: ir.Model, keep: Mapping[str, str]) -> dict[str, str]:
         after = (user for output in node.outputs for user in output.consumers())
         return not converted.isdisjoint({*before, *after})
 
-    movers = (node for node in model.graph if node.op_type in MOVERS and _floats(node))
+    movers = (node for node in model.graph if node.op_type in MOVERS and in_floats(node))
     return {str(node.name): "" for node in movers if node.name not in keep and not beside(node)}
 
 
@@ -118,7 +122,7 @@ def to_half(model: ir.Model, half: Half, opset: int) -> None:
     """
     work = _Conversion(model, half, opset)
     nodes = list(model.graph)
-    converted = {node for node in nodes if _floats(node) and node.name not in half.keep}
+    converted = {node for node in nodes if in_floats(node) and node.name not in half.keep}
     for node in converted:
         _retype(node, half.dtype, opset)
     if half.ends:
@@ -134,13 +138,17 @@ def to_half(model: ir.Model, half: Half, opset: int) -> None:
 class _Conversion:
     def __init__(self, model: ir.Model, half: Half, opset: int) -> None:
         self._graph, self._half, self._opset = model.graph, half, opset
+        # What is in half precision from the beginning stays as it is.
+        produced = (value for node in model.graph for value in node.outputs)
+        everything = (*model.graph.inputs, *model.graph.initializers.values(), *produced)
+        self._floats = {value for value in everything if value.dtype == _FLOAT}
         self._casts: dict[tuple[ir.Value, ir.DataType], ir.Value] = {}
 
     def inputs(self, node: ir.Node, converted: bool) -> None:
         """Cast what a node reads to what it wants."""
         dtype = self._half.dtype
         for index, value in enumerate(node.inputs):
-            if value is None or value.dtype not in (_FLOAT, dtype):
+            if value is None or value not in self._floats:
                 continue
             takes = converted and allows(node, index, "i", dtype, self._opset)
             wanted = dtype if takes else _FLOAT
@@ -154,7 +162,7 @@ class _Conversion:
         """Inner graphs read what they read before."""
         for node in ir.traversal.RecursiveGraphIterator(graph):
             for index, value in enumerate(node.inputs):
-                if value is not None and value.graph is self._graph and value.dtype == self._half.dtype:
+                if value in self._floats and value.dtype == self._half.dtype:
                     node.replace_input_with(index, self.cast(value, _FLOAT))
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -198,10 +206,10 @@ class _Conversion:
         """Outputs are float32 under their own names, or all of them half precision."""
         wanted = self._half.dtype if self._half.ends else _FLOAT
         for index, value in enumerate(self._graph.outputs):
-            if value.dtype not in (_FLOAT, self._half.dtype) or value.dtype == wanted:
+            if value.dtype is None or value not in self._floats or value.dtype == wanted:
                 continue
             name = value.name
-            made = self._cast(value, wanted)
+            made = self.cast(value, wanted)  # which may be there for others that read it
             value.name, made.name = self._free(f"{name}:{value.dtype.name.lower()}"), name
             self._graph.outputs[index] = made
 
@@ -217,8 +225,10 @@ class _Conversion:
         self._own_names()
 
     def _large(self, value: ir.Value) -> bool:
-        bfloat16 = self._half.dtype == ir.DataType.BFLOAT16
-        return bfloat16 and value.const_value is not None and value.const_value.nbytes >= SMALL
+        if self._half.dtype != ir.DataType.BFLOAT16 or value.const_value is None:
+            return False
+        asked = any(use.node.name in self._half.whole for use in value.uses())
+        return not asked and value.const_value.nbytes >= SMALL
 
     def _as_stored(self, value: ir.Value) -> None:
         stored = self.cast(value, self._half.dtype)
@@ -263,7 +273,8 @@ def rounded(array: Array, dtype: ir.DataType) -> Array:
     return made
 
 
-def _floats(node: ir.Node) -> bool:
+def in_floats(node: ir.Node) -> bool:
+    """Whether a node reads or puts out float32."""
     return any(value is not None and value.dtype == _FLOAT for value in (*node.inputs, *node.outputs))
 
 

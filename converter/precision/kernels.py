@@ -34,7 +34,7 @@ def has_kernel(node: ir.Node, dtype: ir.DataType, provider: str, opset: int) -> 
     alone = onnx.NodeProto(op_type=node.op_type, domain=node.domain)
     for attribute in node.attributes.values():
         if isinstance(attribute, ir.Attr) and not attribute.is_ref():
-            alone.attribute.append(ir.to_proto(attribute))
+            alone.attribute.append(ir.to_proto(_retyped(node, attribute, dtype)))
     types: list[tuple[str, int, int | None]] = []
     for kind, values, names in (("i", node.inputs, alone.input), ("o", node.outputs, alone.output)):
         for index, value in enumerate(values):
@@ -48,6 +48,13 @@ def has_kernel(node: ir.Node, dtype: ir.DataType, provider: str, opset: int) -> 
             rank = None if value.shape is None or kind == "o" else len(value.shape)
             types.append((f"{kind}{index}", int(element), rank))
     return _loads(alone.SerializeToString(deterministic=True), tuple(types), provider, opset)
+
+
+def _retyped(node: ir.Node, attribute: ir.Attr, dtype: ir.DataType) -> ir.Attr:
+    """The attribute; a Cast to float32 is one to half precision."""
+    if node.op_type == "Cast" and attribute.name == "to" and attribute.as_int() == ir.DataType.FLOAT:
+        return ir.AttrInt64("to", int(dtype))
+    return attribute
 
 
 @functools.cache

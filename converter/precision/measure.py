@@ -16,7 +16,7 @@ from converter.model import Array
 from converter.onnxfile import ONE_FILE_LIMIT
 from converter.runtime import Session
 
-__all__ = ["Feeds", "answers", "largest", "saved", "snr"]
+__all__ = ["Feeds", "answers", "largest", "parted", "saved", "snr"]
 
 Feeds = Sequence[Mapping[str, Array]]
 
@@ -31,6 +31,25 @@ def saved(model: ir.Model) -> Iterator[Path]:
         copy = model.clone()  # onnx_ir makes weights external in the model that it saves
         ir.save(copy, path, external_data="weights" if size > ONE_FILE_LIMIT else None)
         yield path
+
+
+def parted(feeds: Feeds, *, fixed: bool) -> tuple[Feeds, Feeds]:
+    """Two thirds of the samples to set ranges by, and the others to choose by: what ranges were set by fits
+    them better than anything else. Of two samples or fewer each is both.
+
+    Args:
+        feeds: inputs in batches.
+        fixed: the model takes batches of this size alone.
+    """
+    if len(feeds) == 1 and not fixed:
+        batch = feeds[0]
+        count = max((len(array) for array in batch.values() if array.ndim), default=1)
+        rows = np.arange(count) % 3 == 2
+        if not rows.any():
+            return feeds, feeds
+        return tuple([{name: array[some] for name, array in batch.items()}] for some in (~rows, rows))  # type: ignore[return-value]
+    choosing = feeds[2::3]
+    return ([batch for i, batch in enumerate(feeds) if i % 3 != 2], choosing) if choosing else (feeds, feeds)
 
 
 def answers(model: ir.Model, feeds: Feeds, provider: str) -> list[dict[str, Array]]:

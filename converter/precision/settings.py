@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from converter.errors import UsageError
 
@@ -56,6 +57,8 @@ class Precision:
             raise UsageError(f"io {self.io!r}: expected {', '.join(IO)}")
         if self.kind not in IO[self.io]:
             raise UsageError(f"io {self.io} does not go with precision {self.kind}", hint="--io float")
+        if self.min_snr is not None and not 0 < self.min_snr < math.inf:
+            raise UsageError(f"an SNR of {self.min_snr:g} dB: expected more than 0", hint="--min-snr 30")
         if self.kind == "mixed" and self.min_snr is None:
             raise UsageError(
                 "precision mixed keeps as many layers in float as it takes to reach a quality: which one?",
@@ -66,6 +69,11 @@ class Precision:
     def calibrated(self) -> bool:
         """Whether ranges of activations are measured."""
         return self.kind in _CALIBRATED
+
+    @property
+    def measures(self) -> bool:
+        """Whether anything is measured on samples, none of which may be validated on then."""
+        return self.calibrated or self.kind == "fp16"
 
     @property
     def computes_in(self) -> str:

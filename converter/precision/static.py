@@ -37,10 +37,23 @@ class Static:
         self._like = model
 
     @cached_property
+    def known(self) -> list[str]:
+        """The operators that the tools quantize."""
+        return tools.quantizable()
+
+    @cached_property
     def coarse(self) -> set[str]:
         """Nodes that int8 is too coarse for: the tools give Softmax steps of 1/256, and where there are
         hundreds of classes nearly all of them round to nothing."""
         return {node.name for node in self.proto.graph.node if node.op_type == "Softmax"}
+
+    @cached_property
+    def behind(self) -> set[str]:
+        """Nodes that cut off what an output keeps: the tools give what a Relu or Clip reads the range of what
+        it puts out, and outputs are no exception."""
+        outputs = {value.name for value in self.proto.graph.output}
+        cutting = (node for node in self.proto.graph.node if node.op_type in ("Relu", "Clip"))
+        return {node.name for node in cutting if node.input[0] in outputs}
 
     def quantized(self, ranges: Mapping[str, Range], leave: Collection[str]) -> ir.Model:
         """The model with the nodes quantized that can be, except some.
@@ -53,7 +66,6 @@ class Static:
             TargetError: ONNX Runtime's quantizer fails.
         """
         calibrate, quant_utils = tools.module("calibrate"), tools.module("quant_utils")
-        registry = tools.module("registry")
         kind = quant_utils.QuantType
         data = calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, dict(ranges))
         try:
@@ -66,8 +78,8 @@ class Static:
                     activation_qType=kind.QUInt8,
                     tensors_range=data,
                     nodes_to_quantize=[],
-                    nodes_to_exclude=sorted({*leave, *self.coarse}),
-                    op_types_to_quantize=sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry}),
+                    nodes_to_exclude=sorted({*leave, *self.coarse, *self.behind}),
+                    op_types_to_quantize=self.known,
                     extra_options={},
                 )
                 quantizer.quantize_model()

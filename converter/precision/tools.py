@@ -16,7 +16,7 @@ from onnx_ir.passes import common
 from converter.errors import TargetError
 from converter.onnxfile import ONE_FILE_LIMIT
 
-__all__ = ["as_graph", "as_proto", "module", "silent"]
+__all__ = ["as_graph", "as_proto", "module", "quantizable", "silent"]
 
 
 def module(name: str) -> ModuleType:
@@ -32,6 +32,12 @@ def module(name: str) -> ModuleType:
             f"quantization needs ONNX Runtime's tools, which do not import: {error}",
             hint="pip install 'converter[cpu]'",
         ) from error
+
+
+def quantizable() -> list[str]:
+    """The operators that the tools quantize with measured ranges."""
+    registry = module("registry")
+    return sorted({*registry.QLinearOpsRegistry, *registry.QDQRegistry})
 
 
 @contextlib.contextmanager

@@ -34,25 +34,31 @@ def to_int4(model: ir.Model, leave: Collection[str]) -> list[str]:
     """
     done = []
     for node in list(model.graph):
-        if node.domain not in ("", "ai.onnx") or node.name in leave:
-            continue
         axes = _axes(node)
         weight = node.inputs[1] if axes is not None else None
         if axes is None or weight is None or not _is_weight(weight):
             continue
-        if any(use.node is not node for use in weight.uses()):
+        uses = list(weight.uses())
+        readers = [use.node for use in uses]
+        if any(
+            use.idx != 1 or use.node.graph is not model.graph or _axes(use.node) != axes for use in uses
+        ) or any(reader.name in leave for reader in readers):
             continue
         assert weight.const_value is not None
         summed, channel = axes
         array = np.asarray(weight.const_value.numpy(), np.float32)
         axis, block = (summed, BLOCK) if array.shape[summed] >= BLOCK else (channel, 0)
-        node.replace_input_with(1, _stored(model.graph, node, weight, array, axis, block))
-        done.append(str(node.name))
+        stored = _stored(model.graph, node, weight, array, axis, block)
+        for reader in readers:
+            reader.replace_input_with(1, stored)
+            done.append(str(reader.name))
     return done
 
 
 def _axes(node: ir.Node) -> tuple[int, int] | None:
     """Of the weight: the axis that is summed over, and that of output channels; None of other operators."""
+    if node.domain not in ("", "ai.onnx"):
+        return None
     if node.op_type == "Conv":
         return 1, 0
     if node.op_type == "ConvTranspose":

@@ -8,8 +8,7 @@ from typing import Any
 
 from rich.console import Console
 
-from converter.report.terminal import _bytes as size_of
-from converter.report.terminal import count, print_table
+from converter.report.terminal import count, print_table, size_of
 
 __all__ = ["comparison_as_json", "comparison_table", "profile_as_json", "profile_table"]
 

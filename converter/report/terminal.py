@@ -16,7 +16,7 @@ from rich.text import Text
 from converter.model import Layer
 from converter.report.document import Document
 
-__all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table"]
+__all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table", "size_of"]
 
 _LISTED = 12  # layers of one reason; report.json has them all
 _CONFUSION = 20  # classes, above which the table would be too wide; report.json has it all
@@ -56,7 +56,7 @@ class Terminal:
             for target in (target for target in document.targets if target["kind"] == kind):
                 path = f"{folder}/{target['path']}"
                 turned = f"turned: {', '.join(target['turned'])}" if "turned" in target else ""
-                rows.append((path, _bytes(target["bytes"]), kind, agreement, turned))
+                rows.append((path, size_of(target["bytes"]), kind, agreement, turned))
                 agreement = ""
         print_table(self.console, "", ("file", "size", "target", "of scale", ""), rows)
         for kind, (problem, _) in document.failures.items():
@@ -159,7 +159,7 @@ def plan_table(console: Console, plan: Any, rows: Sequence[tuple[Any, float | No
     whole = plan.whole
     console.print(
         f"whole model: {whole.parameters:,} parameters, {count(whole.macs)} MACs, peak activations "
-        f"{_bytes(whole.peak_bytes)} for one sample of {', '.join(map(str, plan.inputs))}",
+        f"{size_of(whole.peak_bytes)} for one sample of {', '.join(map(str, plan.inputs))}",
         soft_wrap=True,
         highlight=False,
         markup=False,
@@ -199,11 +199,11 @@ def _cut_row(cut: Any) -> list[str]:
     first = cut.crossing[0]
     sizes = f"{first.dtype}[{', '.join(map(str, first.shape))}]"
     crosses = sizes if cut.single and len(cut.crossing) == 1 else _some([t.name for t in cut.crossing])
-    size = "?" if cut.crossing_bytes is None else _bytes(cut.crossing_bytes)
+    size = "?" if cut.crossing_bytes is None else size_of(cut.crossing_bytes)
     sides = [
         text
         for side in (cut.trunk, cut.head)
-        for text in (f"{side.parameters:,}", count(side.macs), _bytes(side.peak_bytes))
+        for text in (f"{side.parameters:,}", count(side.macs), size_of(side.peak_bytes))
     ]
     return [cut.layer, crosses, size, *sides]
 
@@ -231,9 +231,9 @@ def cache_table(
         status = path.stat()
         total += status.st_size
         used = datetime.datetime.fromtimestamp(status.st_mtime).isoformat(" ", "minutes")
-        rows.append((header["source"], header["cut"] or "whole", _bytes(status.st_size), used))
+        rows.append((header["source"], header["cut"] or "whole", size_of(status.st_size), used))
     console.print(
-        f"{folder}: {len(rows)} exports, {_bytes(total)} of at most {_bytes(limit)}",
+        f"{folder}: {len(rows)} exports, {size_of(total)} of at most {size_of(limit)}",
         soft_wrap=True,
         highlight=False,
     )
@@ -284,11 +284,18 @@ def _row(comparison: Any, *, classes: bool) -> tuple[str, ...]:
         comparison.output,
         str(comparison.batch),
         *figures,
-        "ok" if comparison.passed else "FAILED",
+        _verdict(comparison),
     )
 
 
-def _bytes(count: int) -> str:
+def _verdict(comparison: Any) -> str:
+    if not comparison.passed:
+        return "FAILED"
+    return f"ok, {comparison.beyond} beyond" if comparison.beyond else "ok"
+
+
+def size_of(count: int) -> str:
+    """Bytes for people: `98.8 kB`."""
     size = float(count)
     for unit in ("B", "kB", "MB"):
         if size < 1000:

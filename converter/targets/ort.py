@@ -68,12 +68,14 @@ def opened(path: Path) -> Artifact:
         session = Session(path)
     except ConverterError as error:
         raise SourceError(error.message) from error
-    inputs = tuple(_spec(value) for value in session._session.get_inputs())
-    outputs = tuple(_spec(value) for value in session._session.get_outputs())
+    inputs, outputs = (
+        tuple(_spec(name, *session.types[name]) for name in names)
+        for names in (session.inputs, session.outputs)
+    )
     return Artifact("ort", path, inputs, outputs, session.run)
 
 
-def _spec(value: Any) -> TensorSpec:
-    word = re.fullmatch(r"tensor\((\w+)\)", value.type)
-    dtype = value.type if word is None else _WORDS.get(word[1], word[1])
-    return named(value.name, value.shape or (), dtype)
+def _spec(name: str, type_: str, shape: Any) -> TensorSpec:
+    word = re.fullmatch(r"tensor\((\w+)\)", type_)
+    dtype = type_ if word is None else _WORDS.get(word[1], word[1])
+    return named(name, shape or (), dtype)

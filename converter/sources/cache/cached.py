@@ -159,6 +159,9 @@ class CachedSource:
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         return self._source.run(feeds, wanted)
 
+    def run64(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        return self._source.run64(feeds, wanted)
+
     def native(self, inputs: Sequence[str], starts: Sequence[Boundary], ends: Sequence[Boundary]) -> Any:
         return self._source.native(inputs, starts, ends)
 

@@ -25,6 +25,7 @@ from converter.sources.keras.recorder import LayerCall, Reached, calls_until, re
 from converter.sources.keras.signature import Signature, flatten_named, signature
 from converter.sources.keras.trace import Trace, names_of_variables, trace
 from converter.sources.keras.translate import lazy_weight, translate
+from converter.sources.keras.wide import in_float64, wide_floats
 
 __all__ = ["KerasSource", "open_application", "open_keras_file", "open_live"]
 
@@ -49,6 +50,7 @@ class KerasSource:
         self.added: frozenset[str] = frozenset()
         self._until: frozenset[str] = frozenset()
         self._traced: Trace | None = None
+        self._double: Any = None
 
     @functools.cached_property
     def _signature(self) -> Signature:
@@ -104,6 +106,18 @@ class KerasSource:
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run Keras eagerly, layer by layer; independent of the trace that the graph comes from."""
+        return self._answers(self.model, feeds, wanted)
+
+    def run64(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """The model built anew from its configuration under the dtype policy float64, with its weights."""
+        if self._double is None:
+            self._double = in_float64(self.model)
+        with wide_floats():
+            return self._answers(self._double, feeds, wanted, " in float64")
+
+    def _answers(
+        self, model: Any, feeds: Mapping[str, Array], wanted: Sequence[Boundary], how: str = ""
+    ) -> dict[str, Array]:
         tf = backend.tensorflow()
         places = {b.place or b.name: b.value for b in wanted}
         found: dict[str, Array] = {}
@@ -118,18 +132,19 @@ class KerasSource:
                 raise Reached
             return outputs
 
-        values = [tf.constant(feeds[spec.name]) for spec in self.inputs]
+        arrays = (feeds[spec.name] for spec in self.inputs)
+        values = [tf.constant(x.astype("float64") if how and x.dtype.kind == "f" else x) for x in arrays]
         try:
-            with recording(self.model, observe):
-                outputs = self._signature.call(self.model, values)
+            with recording(model, observe):
+                outputs = self._signature.call(model, values)
         except Reached:
             return found
         except Exception as error:
             raise SourceError(
-                f"Keras cannot run {self.info.name!r} on these samples: "
+                f"Keras cannot run {self.info.name!r} on these samples{how}: "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             ) from error
-        for name, value in self._signature.name_outputs(self.model, outputs):
+        for name, value in self._signature.name_outputs(model, outputs):
             if name in places:
                 found[places[name]] = np.asarray(value)
         missing = [b.name for b in wanted if b.value not in found]

@@ -9,7 +9,7 @@ from typing import Any
 import onnx
 
 from converter.edits import Edits
-from converter.errors import SourceError, TargetError, ValidationError
+from converter.errors import SourceError, TargetError, UsageError, ValidationError
 from converter.model import Array, Boundary, Dim, Layer, LayeredModel, Source, SourceInfo, TensorSpec
 from converter.onnxfile import OnnxFile, referring
 from converter.runtime import Session
@@ -112,6 +112,13 @@ class OnnxSource:
                 ) from error
             self._taps = names, session
         return self._taps[1].run(feeds, names)
+
+    def run64(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        del feeds, wanted
+        raise UsageError(
+            f"{self.info.locator} cannot be run in float64: ONNX Runtime has no such kernel for Conv",
+            hint="a noise floor is for Keras and PyTorch models",
+        )
 
     def _hint(self, error: ValidationError) -> str | None:
         known = {"", "ai.onnx", "ai.onnx.ml", "com.microsoft"} | {

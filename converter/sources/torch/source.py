@@ -11,14 +11,14 @@ import onnx_ir as ir
 from onnx_ir.tensor_adapters import TorchTensor
 
 from converter.edits import Edits, within
-from converter.errors import SourceError
+from converter.errors import SourceError, TargetError
 from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.edit import edited
 from converter.sources.torch.native import NativePiece, used_weights
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array, as_tensor
-from converter.sources.torch.structure import flatten_named
+from converter.sources.torch.structure import copied, flatten_named
 from converter.sources.torch.trace import FixedBatchError, Trace, trace
 from converter.sources.torch.translate import translate
 
@@ -40,6 +40,7 @@ class TorchSource:
         self._until: frozenset[tuple[str, int]] = frozenset()
         self._traced: Trace | None = None
         self._times: Counter[str] | None = None
+        self._double: Any = None
 
     @property
     def _trace(self) -> Trace:
@@ -116,6 +117,30 @@ class TorchSource:
 
     def run(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
         """Run PyTorch eagerly; independent of the trace that the graph comes from."""
+        return self._answers(self.model, feeds, wanted)
+
+    def run64(self, feeds: Mapping[str, Array], wanted: Sequence[Boundary]) -> dict[str, Array]:
+        """A copy of the model in double precision, which tensors that it makes get as well."""
+        torch = backend.torch()
+        if self._double is None:
+            try:
+                self._double = copied(self.model).double()
+            except TargetError as error:
+                raise SourceError(f"{error.message}, so it cannot be had in float64") from error
+        wide = {
+            name: array.astype("float64") if array.dtype.kind in "fV" else array
+            for name, array in feeds.items()
+        }
+        before = torch.get_default_dtype()
+        try:
+            torch.set_default_dtype(torch.float64)
+            return self._answers(self._double, wide, wanted, " in float64")
+        finally:
+            torch.set_default_dtype(before)
+
+    def _answers(
+        self, model: Any, feeds: Mapping[str, Array], wanted: Sequence[Boundary], how: str = ""
+    ) -> dict[str, Array]:
         places = {b.place: b.value for b in wanted if b.place}
         ends = {b.name: b.value for b in wanted if not b.place}
         found: dict[str, Array] = {}
@@ -130,17 +155,13 @@ class TorchSource:
 
         values = self._on_device([as_tensor(feeds[spec.name]) for spec in self._signature.inputs])
         try:
-            with (
-                backend.as_judge(self.model),
-                backend.state_kept(self.model),
-                recording(self.model, observe),
-            ):
-                outputs = self._signature.call(self.model, values)
+            with backend.as_judge(model), backend.state_kept(model), recording(model, observe):
+                outputs = self._signature.call(model, values)
         except Reached:
             return found
         except Exception as error:
             raise SourceError(
-                f"PyTorch cannot run {self.info.name!r} on these samples: "
+                f"PyTorch cannot run {self.info.name!r} on these samples{how}: "
                 f"{type(error).__name__}: {' '.join(str(error).split())[:400]}"
             ) from error
         for name, value in self._signature.name_outputs(outputs):

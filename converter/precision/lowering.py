@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -17,13 +17,12 @@ from converter.errors import TargetError
 from converter.finish.graphs import forget_shapes
 from converter.finish.opset import to_opset
 from converter.model import Array, Piece
-from converter.precision import tools
 from converter.precision.dynamic import dynamic
 from converter.precision.ends import Scale, quantize_ends
-from converter.precision.half import HALVES, LARGEST, MOVERS, Half, kept, overflowing, to_half
+from converter.precision.half import HALVES, LARGEST, MOVERS, Half, in_floats, kept, overflowing, to_half
 from converter.precision.kernels import has_kernel
 from converter.precision.layers import AROUND, layers_of, nodes_of, note_layers
-from converter.precision.measure import Feeds, answers, largest, snr
+from converter.precision.measure import Feeds, answers, largest, parted, snr
 from converter.precision.mixed import choose, sensitivities, shown
 from converter.precision.ranges import Range, candidates
 from converter.precision.settings import INT4_OPSET, Precision
@@ -37,6 +36,8 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 _MEASURED = 16
 # By how much more than is asked for layers are chosen, in dB: held-out samples come out a little lower.
 _MARGIN = 1.0
+# Ranges that come out within so many dB are alike on other samples, but for what they cut off.
+_ABOUT = 1.0
 # Rounds of half precision in which operators that overflow are looked for.
 _ROUNDS = 20
 
@@ -49,11 +50,13 @@ class Lowered:
         piece: the piece; the one that it was made of is left as it was.
         facts: what was done, for the report.
         scales: input or output that is quantized → what its levels mean.
+        halved: outputs that are float16 where the source has float32.
     """
 
     piece: Piece
     facts: Mapping[str, Any]
     scales: Mapping[str, Scale] = dataclasses.field(default_factory=dict)
+    halved: Collection[str] = ()
 
     def in_floats(self, run: Run) -> Run:
         """What takes and puts out the piece's own dtypes, as a function of the source's."""
@@ -66,12 +69,18 @@ class Lowered:
             fed = {n: x.astype(taken[n]) if n in taken and x.dtype.kind == "f" else x for n, x in fed.items()}
             out = run(fed)
             out = {n: self.scales[n].numbers(x) if n in self.scales else x for n, x in out.items()}
-            return {n: x.astype(np.float32) if x.dtype == np.float16 else x for n, x in out.items()}
+            return {n: x.astype(np.float32) if n in self.halved else x for n, x in out.items()}
 
         return floats
 
 
-def lower(piece: Piece, precision: Precision, feeds: Feeds, provider: str) -> Lowered:
+def lower(
+    piece: Piece,
+    precision: Precision,
+    feeds: Feeds,
+    provider: str,
+    scales: Mapping[str, Scale] | None = None,
+) -> Lowered:
     """Make a finished piece one of less precision.
 
     Args:
@@ -79,17 +88,26 @@ def lower(piece: Piece, precision: Precision, feeds: Feeds, provider: str) -> Lo
         precision: what is asked for.
         feeds: inputs of the piece as the framework has them there, none of which is validated on.
         provider: ONNX Runtime's execution provider.
+        scales: of inputs that another piece puts out in integers.
 
     Raises:
         UsageError: a layer to keep in float that is not there.
         TargetError: too few samples, nothing that could be quantized, a quality that cannot be reached.
     """
-    return _Lowering(piece, precision, feeds, provider).run()
+    return _Lowering(piece, precision, feeds, provider, scales or {}).run()
 
 
 class _Lowering:
-    def __init__(self, piece: Piece, precision: Precision, feeds: Feeds, provider: str) -> None:
+    def __init__(
+        self,
+        piece: Piece,
+        precision: Precision,
+        feeds: Feeds,
+        provider: str,
+        scales: Mapping[str, Scale],
+    ) -> None:
         assert isinstance(piece.graph, ir.Model)
+        self.given = scales
         self.piece, self.precision, self.feeds, self.provider = piece, precision, feeds, provider
         self.model = piece.graph.clone()
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(self.model)
@@ -106,7 +124,8 @@ class _Lowering:
         if kind in HALVES:
             return self._done(self._half(HALVES[kind]))
         if kind == "int8-dynamic":
-            return self._done(self._quantized(dynamic(self.model, self.leave)))
+            others = {str(node.name) for node in self.model.graph if not in_floats(node)}
+            return self._done(self._quantized(dynamic(self.model, self.leave | others)))
         if kind == "int4-weights":
             return self._done(self._int4())
         return self._int8()
@@ -131,7 +150,9 @@ class _Lowering:
             inputs=tuple(map(spec, self.piece.inputs)),
             outputs=tuple(map(spec, self.piece.outputs)),
         )
-        return Lowered(piece, self.facts, scales or {})
+        pairs = zip(self.piece.outputs, piece.outputs, strict=True)
+        halved = {new.name for old, new in pairs if (old.dtype, new.dtype) == ("float32", "float16")}
+        return Lowered(piece, self.facts, scales or {}, halved)
 
     def _note_kept(self, nodes: Mapping[str, str]) -> None:
         """Say which layers stay in float, wholly or with some of their operators, and why."""
@@ -156,7 +177,7 @@ class _Lowering:
                     f"the output {value.name} reaches {top:.3g}, float16 ends at {LARGEST:g}",
                     hint="--io float",
                 )
-        half = Half(dtype, reasons, ends)
+        half = Half(dtype, reasons, self.leave, ends)
 
         def runs(node: ir.Node) -> bool:
             return has_kernel(node, dtype, self.provider, self.opset)
@@ -172,8 +193,20 @@ class _Lowering:
         self._note_kept({n: why for n, why in half.keep.items() if n in self.layers})
         stored = (value.const_value for value in made.graph.initializers.values())
         self.facts["weights"] = sum(1 for weight in stored if weight is not None and weight.dtype == dtype)
-        self.facts["operators"] = sum(1 for node in self.layers if node not in half.keep)
+        floats = {str(node.name) for node in self.model.graph if in_floats(node)}
+        self.facts["operators"] = len(floats - half.keep.keys())
+        if not self.facts["operators"] and not self.facts["weights"]:
+            raise self._nothing(
+                f"is computed or stored in {dtype.name.lower()}", half.keep.values() if floats else ()
+            )
         return made
+
+    def _nothing(self, what: str, reasons: Iterable[str]) -> TargetError:
+        """The error for a piece of which nothing is in less precision."""
+        why = "; ".join(dict.fromkeys(filter(None, reasons)))
+        return TargetError(
+            f"nothing of the {self.piece.role} {what}: {why or 'it has no arithmetic in float32'}"
+        )
 
     def _lost(self, made: ir.Model, exact: Mapping[str, float]) -> str | None:
         """The first node that puts out NaN or infinity where the float model does not."""
@@ -207,27 +240,44 @@ class _Lowering:
         integers = {"MatMulInteger", "ConvInteger", "DynamicQuantizeLSTM"}
         inside = [n for n in model.graph if n.op_type in integers or _reads_levels(n)]
         if not inside:
-            operators = ", ".join(sorted({node.op_type for node in self.model.graph}))
-            raise TargetError(
-                f"nothing of the {self.piece.role} can be quantized: ONNX Runtime has no int8 kernels of "
-                f"{operators}",
-                hint="--precision fp16",
-            )
+            raise self._unquantized()
         note_layers(model, self.layers)
         self.facts["operators"] = len(inside)
         if self.precision.calibrated:
             rest = [n for n in model.graph if n.name in self.layers and _computes(n) and n not in inside]
             self._note_kept(dict.fromkeys(self._static.coarse, "int8 is too coarse for a Softmax"))
-            self._note_kept({str(node.name): f"no int8 kernel of {node.op_type} here" for node in rest})
+            self._note_kept(dict.fromkeys(self._static.behind, "it cuts off what an output keeps"))
+            self._note_kept({str(node.name): self._why_float(node) for node in rest})
         return model
 
+    def _unquantized(self) -> TargetError:
+        """The error for a piece of which nothing is in integers."""
+        nodes = [node for node in self.model.graph if in_floats(node) and node.op_type not in MOVERS]
+        left = {node.op_type for node in nodes if node.name in self.leave}
+        others = {node.op_type for node in nodes} - left
+        parts = [f"{', '.join(sorted(left))} shall stay in float"] if left else []
+        parts += [f"ONNX Runtime has no int8 kernels of {', '.join(sorted(others))}"] if others else []
+        why = "; ".join(parts) or "it has no arithmetic in float32"
+        return TargetError(
+            f"nothing of the {self.piece.role} can be quantized: {why}",
+            hint="--precision fp16" if others else None,
+        )
+
+    def _why_float(self, node: ir.Node) -> str:
+        """Why a node was not quantized, which nobody asked for."""
+        known = node.op_type in self._static.known
+        return "beside layers in float" if known else f"no int8 kernel of {node.op_type}"
+
     def _int8(self) -> Lowered:
+        able = (n for n in self.model.graph if n.op_type in self._static.known and in_floats(n))
+        if all(node.name in self.leave for node in able):
+            raise self._unquantized()
         name, ranges, leave = self._ranges()
         self.facts["calibration"] = name
         if self.precision.kind == "mixed":
             leave = self._mixed(ranges)
         model = self._quantized(self._static.quantized(ranges, leave))
-        scales = quantize_ends(model, ranges) if self.precision.io == "int8" else {}
+        scales = quantize_ends(model, ranges, self.given) if self.precision.io == "int8" else {}
         if scales:
             self.facts["scales"] = {name: dataclasses.asdict(scale) for name, scale in scales.items()}
         return self._done(model, scales)
@@ -237,11 +287,20 @@ class _Lowering:
         return Static(self.model)
 
     @cached_property
+    def _parts(self) -> tuple[Feeds, Feeds]:
+        """Samples to set ranges by, and to choose by."""
+        chooses = self.precision.kind == "mixed" or self.precision.method in ("auto", "percentile")
+        if not chooses:
+            return self.feeds, self.feeds
+        fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in self.piece.inputs)
+        return parted(self.feeds, fixed=fixed)
+
+    @cached_property
     def _some(self) -> list[Mapping[str, Array]]:
-        """Batches to measure on."""
+        """Batches to choose by."""
         found: list[Mapping[str, Array]] = []
         count = 0
-        for batch in self.feeds:
+        for batch in self._parts[1]:
             if count >= _MEASURED:
                 break
             count += max((len(array) for array in batch.values() if array.ndim), default=1)
@@ -253,28 +312,23 @@ class _Lowering:
         return answers(self.model, self._some, self.provider)
 
     def _measured(self, ranges: Mapping[str, Range], leave: set[str]) -> float:
-        quantized = self._static.quantized(ranges, leave)
-        return snr(answers(quantized, self._some, self.provider), self._exact)
+        """The SNR in dB."""
+        return snr(answers(self._static.quantized(ranges, leave), self._some, self.provider), self._exact)
 
     def _ranges(self) -> tuple[str, dict[str, Range], set[str]]:
-        """The ranges that are best by what comes out, with their name."""
+        """The ranges that cut off least of those that are about the best by what comes out, with their
+        name."""
         method = self.precision.method
-        tried: dict[str, float] = {}
-        best: tuple[str, dict[str, Range]] | None = None
-        for name, ranges in candidates(self._static.proto, self.feeds, method, self.provider):
-            found = self._measured(ranges, self.leave)
-            if best is None or found > max(tried.values()):
-                best = name, ranges
-            tried[name] = found
-        assert best is not None
+        made = dict(candidates(self._static.proto, self._parts[0], method, self.provider))
+        tried = {name: self._measured(ranges, self.leave) for name, ranges in made.items()}
         self.facts["tried"] = {name: shown(found) for name, found in tried.items()}
-        return *best, self.leave
+        chosen = next(name for name, found in tried.items() if found >= max(tried.values()) - _ABOUT)
+        return chosen, made[chosen], self.leave
 
     def _mixed(self, ranges: Mapping[str, Range]) -> set[str]:
         """The nodes to leave in float for the outputs to reach the quality."""
         wanted = float(self.precision.min_snr or 0.0) + _MARGIN
-        registry = tools.module("registry")
-        known = {*registry.QLinearOpsRegistry, *registry.QDQRegistry}
+        known = self._static.known
         free = {str(n.name) for n in self.model.graph if n.op_type in known} - self.leave
         layers = list(dict.fromkeys(layer for node, layer in self.layers.items() if node in free))
         found: dict[frozenset[str], float] = {}
@@ -291,7 +345,8 @@ class _Lowering:
         alone = sensitivities(layers, quality)
         self.facts["sensitivity"] = {layer: shown(level) for layer, level in alone.items()}
         chosen = choose(list(alone), quality, wanted)
-        if chosen is None:
+        # What adds no noise at all, such as a Reshape alone, is no layer in int8.
+        if chosen is None or math.isinf(quality(chosen)):
             raise TargetError(
                 f"no layer of the {self.piece.role} can be in int8 at {self.precision.min_snr:g} dB",
                 hint="--precision fp16, or a lower --min-snr",

@@ -1,0 +1,123 @@
+"""`converter drift`: where an export departs from the framework, layer by layer."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from converter.cli.app import app, fail
+from converter.cli.options import (
+    CustomOpsOption,
+    CustomOption,
+    DynamicOption,
+    ExampleOption,
+    NoCacheOption,
+    SeedOption,
+    SourceArgument,
+    TrustOption,
+    WeightsOption,
+)
+from converter.errors import ConverterError, UsageError, ValidationError
+
+__all__ = ["drift"]
+
+
+@app.command()
+def drift(
+    source: SourceArgument,
+    samples: Annotated[
+        Path | None,
+        typer.Option(
+            help="Inputs to run: .npz with an array an input (default: seeded random ones).",
+            show_default=False,
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            help="Largest error of scale that passes, of floating-point tensors (default: 2^-14 for "
+            "float32, and no jump by 10x within it).",
+            show_default=False,
+        ),
+    ] = None,
+    noise_floor: Annotated[
+        bool,
+        typer.Option(
+            "--noise-floor",
+            help="Run the framework in float64, too: a layer passes while ONNX Runtime is at most 8x as far "
+            "from that as the framework is.",
+        ),
+    ] = False,
+    top: Annotated[
+        int, typer.Option(help="Print the rows with the largest errors, so many; 0: all.", min=0)
+    ] = 20,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw error by depth: .svg, .png.", show_default=False)
+    ] = None,
+    weights: WeightsOption = "pretrained",
+    seed: SeedOption = 0,
+    device: Annotated[str, typer.Option(help="Where ONNX Runtime runs: auto, cpu or cuda.")] = "auto",
+    custom_ops: CustomOpsOption = None,
+    trust: TrustOption = False,
+    custom_objects: CustomOption = None,
+    example: ExampleOption = None,
+    dynamic: DynamicOption = None,
+    no_cache: NoCacheOption = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
+) -> None:
+    """Say at which layer an export departs from the framework, and whether by itself.
+
+    Every layer boundary is compared at once, the framework against ONNX Runtime: computed from the
+    model's inputs, and by the layer alone on the framework's own tensors. Exit code 5 when a layer departs.
+    """
+    from converter.drifting import drift as measure
+    from converter.pipeline import whole
+    from converter.report.drift import drift_as_json, drift_table, plot_drift
+    from converter.report.roofline import check_plot
+    from converter.runtime import provider_for
+    from converter.samples import draw, read_samples, vocabularies
+    from converter.sources import Opening, resolve
+
+    libraries, axes = tuple(custom_ops or ()), tuple(dynamic or ())
+    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
+    try:
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise UsageError(f"--tolerance {tolerance:g}: expected a number of 0 or more")
+        if tolerance is not None and noise_floor:
+            raise UsageError("--tolerance and --noise-floor exclude each other: the floor sets what passes")
+        if plot is not None:
+            check_plot(plot)
+        provider = provider_for(device)
+        model = resolve(source, how)
+        if noise_floor and model.info.kind == "onnx":
+            model.run64({}, ())  # says why not
+        layered = whole(model)
+        if samples is None:
+            inputs = draw(layered.inputs, vocabularies(layered.graph), seed)[-1]
+        else:
+            last = {"keras": True, "torch": False}.get(model.info.kind)
+            inputs = read_samples(samples, layered.inputs, channels_last=last)[-1]
+        found = measure(
+            model,
+            layered,
+            inputs,
+            provider=provider,
+            custom_ops=libraries,
+            tolerance=tolerance,
+            noise_floor=noise_floor,
+        )
+        if plot is not None:
+            plot_drift(plot, found)
+        if as_json:
+            print(json.dumps(drift_as_json(found), indent=2, ensure_ascii=False))
+        else:
+            drift_table(Console(), found, top)
+    except ConverterError as error:
+        fail(error)
+    if not found.passed:
+        raise typer.Exit(ValidationError.exit_code)
