@@ -233,10 +233,7 @@ class Proof:
         path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
         name, own = path.name, None
         if kind == "onnx":
-            # What refers to data of its final folder is loaded as if it stood there.
-            model = path if home is None else path.read_bytes()
-            libraries = self.request.custom_ops
-            name, own = piece.role, Session(model, self.provider, folder=home, custom_ops=libraries).run
+            name, own = piece.role, self._session(path, home).run
         asked = self.request.precision
         precision = getattr(TARGETS[kind], "PRECISION", None) if asked is None else asked.computes_in
         run: Run = own or workshop.reload(kind, piece, folder)
@@ -252,6 +249,17 @@ class Proof:
             target=kind,
             min_snr=self.request.min_snr,
             classes=self._classes(piece),
+        )
+
+    def _session(self, path: Path, home: Path | None) -> Session:
+        """A written ONNX file; what refers to data of its final folder is loaded as if it stood there."""
+        asked = self.request.precision
+        return Session(
+            path if home is None else path.read_bytes(),
+            self.provider,
+            folder=home,
+            custom_ops=self.request.custom_ops,
+            blocked=asked is None or asked.kind != "fp16",
         )
 
     def _classes(self, piece: Piece) -> frozenset[str]:

@@ -117,6 +117,7 @@ class Session:
         optimize: bool = True,
         custom_ops: Sequence[Path] = (),
         threads: int = 0,
+        blocked: bool = True,
     ) -> None:
         """Load a model.
 
@@ -127,6 +128,8 @@ class Session:
             optimize: let ONNX Runtime rewrite the graph.
             custom_ops: libraries of operators to load.
             threads: threads of one operator; 0 leaves it to ONNX Runtime (one for each physical core).
+            blocked: let it turn images to blocks of channels (NCHWc) on CPUs; ONNX Runtime 1.31 crashes then
+                on some models in float16, vit_b_16 among them.
 
         Raises:
             ValidationError: the model does not load, or another provider than the asked-for one would run.
@@ -142,7 +145,10 @@ class Session:
             for library in custom_ops:
                 options.register_custom_ops_library(str(library.resolve()))
             content = str(model) if isinstance(model, Path) else model
-            self._session = runtime.InferenceSession(content, options, providers=[(provider, settings)])
+            without = [] if blocked else ["NchwcTransformer"]
+            self._session = runtime.InferenceSession(
+                content, options, providers=[(provider, settings)], disabled_optimizers=without
+            )
         except Exception as error:
             unknown = "is not a registered" in str(error)
             words = str(error).replace(str(model), name) if isinstance(model, Path) else str(error)

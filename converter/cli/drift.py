@@ -53,6 +53,10 @@ def drift(
             "from that as the framework is.",
         ),
     ] = False,
+    finished: Annotated[
+        bool,
+        typer.Option("--finished", help="Compare the outputs of the finished graph as well."),
+    ] = False,
     top: Annotated[
         int, typer.Option(help="Print the rows with the largest errors, so many; 0: all.", min=0)
     ] = 20,
@@ -110,6 +114,7 @@ def drift(
             custom_ops=libraries,
             tolerance=tolerance,
             noise_floor=noise_floor,
+            finished=finished,
         )
         if plot is not None:
             plot_drift(plot, found)

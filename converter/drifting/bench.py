@@ -117,7 +117,7 @@ def _parted(model: onnx.ModelProto, fed: Mapping[str, Array]) -> onnx.ModelProto
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     names = {value: value + FED for value in fed}
-    pass
+    _read_instead(copy.graph, names)
     read = _reads(copy.graph)
     for value, array in fed.items():
         if value + FED in read:

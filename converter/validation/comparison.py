@@ -34,9 +34,9 @@ TOLERANCES = {
 # bfloat16 has 3 bits fewer. An activation in int8 is rounded by 2^-8 of the scale: 32 roundings, where 22 are
 # the most seen in networks that quantize well. A weight in 4 bits is off by up to 2^-5 of its block's range,
 # 16 times that. Ranges that are measured on some samples cut off what is beyond on others, which is rare and
-# far off: one element in 1024 may be. A largest error says little of so many: noise of a tenth of the signal's
-# power (10 dB) leaves classes as they are in networks that know them well, of a thirtieth (15 dB) features, too.
-# Images that are resized as uint8 are off by two levels of 255 in few pixels.
+# far off: one element in 1024 may be. A largest error says little of so many: noise of a tenth of the
+# signal's power (10 dB) leaves classes as they are in networks that know them well, of a thirtieth (15 dB)
+# features, too. Images that are resized as uint8 are off by two levels of 255 in few pixels.
 LOSSY = {
     "image": (2.0**-6, 40.0),
     "float16": (2.0**-7, 40.0),
@@ -56,8 +56,9 @@ EMPTY = "both are empty"
 class Comparison:
     """One output of one piece at one batch size against the framework's answer.
 
-    `beyond` is how many elements are further off than the tolerance, of those that may be; `problem` says what stopped the numbers from being compared, or what else is wrong; `target` is the kind
-    of artifact; `top1` is None where the output is not known to be a classifier's.
+    `problem` says what stopped the numbers from being compared, or what else is wrong; `target` is the kind
+    of artifact; `top1` is None where the output is not known to be a classifier's; `beyond` is how many
+    elements are further off than the tolerance, of those that may be.
     """
 
     piece: str

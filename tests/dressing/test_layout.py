@@ -199,12 +199,12 @@ def test_wishes_that_nobody_can_have(wish: Any, message: str) -> None:
 
 def test_sizes_that_depend_on_values_are_refused(dressed: Any, tmp_path: Path) -> None:
     text = "g (float[N,6] x) => (int64[2,M] y) { y = NonZero(x) }"
-    with pytest.raises(TargetError, match="the size of y: .* depends on their values"):
+    with pytest.raises(TargetError, match=r"the size of y: .* depends on their values"):
         dressed(saved(text, tmp_path), batch=2)
 
 
 def test_a_size_that_the_model_cannot_take(dressed: Any, keras_file: Any) -> None:
-    with pytest.raises(converter.ConverterError, match="cannot|smaller|expected"):
+    with pytest.raises(converter.ConverterError, match=r"cannot|smaller|expected"):
         dressed(keras_file("any_size"), shapes={"image": (2, 2, 2, 3)})
 
 
@@ -222,7 +222,8 @@ def test_names_of_two_inputs_are_swapped(dressed: Any, keras_file: Any, structur
 
 def test_inner_tensors_give_way(dressed: Any, tmp_path: Path) -> None:
     """Also in a branch, which reads what it read before; and weights."""
-    text = """g (float[N,3] x) => (float[N,3] y) { a = Mul(x,w) s = ReduceSum<keepdims=0>(a) c = Greater(s,zero)
+    text = """g (float[N,3] x) => (float[N,3] y) { a = Mul(x,w) s = ReduceSum<keepdims=0>(a)
+        c = Greater(s,zero)
         y = If(c)<then_branch = t () => (float[N,3] p) { b = Neg(a) p = Mul(b,w) },
                   else_branch = e () => (float[N,3] q) { q = Abs(x) }> }"""
     arrays = {"w": np.float32([1, 2, 3]), "zero": np.float32(0)}

@@ -155,7 +155,7 @@ def test_several_inputs_have_words_by_name(dressed: Any, tmp_path: Path) -> None
           p = GlobalAveragePool(c) f = Flatten(p) y = Add(f,side) }"""
     kernel = RNG(0).normal(size=(4, 3, 1, 1)).astype(np.float32)
     path = saved(text, tmp_path, weights={"k": kernel})
-    with pytest.raises(UsageError, match="2 tensors could be meant: left.*right"):
+    with pytest.raises(UsageError, match=r"2 tensors could be meant: left.*right"):
         dressed(path, preprocess={"": "scale(1/255)"})
     with pytest.raises(UsageError, match="no image goes in at 'side'"):
         dressed(path, preprocess={"side": "scale(1/255)"})

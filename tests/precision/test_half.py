@@ -1,9 +1,9 @@
-"""float16 and bfloat16: judged by the source file in NumPy, and by real half arithmetic of ONNX's evaluator."""
+"""float16 and bfloat16: judged by the source in NumPy, and by half arithmetic of ONNX's evaluator."""
 
 from __future__ import annotations
 
-from collections import Counter
 import re
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -34,7 +34,7 @@ OVERFLOWING = {
         {"k": np.float32(1e5), "r": np.float32(1e-5)},
     ),
     "squares in a variance": (
-        "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) h = Mul(a,k) m = ReduceMean(h,axes) d = Sub(h,m) "
+        "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) h = Mul(a,k) m = ReduceMean(h,axes) d = Sub(h,m) "  # noqa: E501
         "s = Mul(d,d) t = ReduceMean(s,axes) e = Add(t,eps) q = Sqrt(e) z = Div(d,q) y = MatMul(z,v) }",
         {"k": np.float32(1000), "axes": np.array([1]), "eps": np.float32(1e-5)},
     ),
@@ -97,7 +97,7 @@ def test_what_overflows_stays_in_float(case: str, lowered: Any, normal: Callable
 
 
 def test_weights_beyond_float16(lowered: Any, normal: Callable[..., Any]) -> None:
-    text = "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) h = Mul(a,t) b = MatMul(h,big) c = Mul(b,t) y = MatMul(c,v) }"
+    text = "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) h = Mul(a,t) b = MatMul(h,big) c = Mul(b,t) y = MatMul(c,v) }"  # noqa: E501
     arrays = weights(normal, big=normal(8, 8) * 1e5, t=np.float32(1e-2))
     written = lowered(text, "fp16", weights=arrays)
     feeds = {"x": normal(9, 8)}
@@ -176,7 +176,7 @@ def test_scales_of_a_resize_stay_float(lowered: Any, normal: Callable[..., Any])
 
 
 def test_integers_go_straight_to_half(lowered: Any, normal: Callable[..., Any]) -> None:
-    text = "g (int64[N,5] ids) => (float[N,5,4] y) { e = Gather(t,ids) f = Cast<to=1>(ids) u = Mul(f,half) z = MatMul(u,w) n = Unsqueeze(z,two) g = Add(e,n) y = MatMul(g,v) }"
+    text = "g (int64[N,5] ids) => (float[N,5,4] y) { e = Gather(t,ids) f = Cast<to=1>(ids) u = Mul(f,half) z = MatMul(u,w) n = Unsqueeze(z,two) g = Add(e,n) y = MatMul(g,v) }"  # noqa: E501
     arrays = {
         "t": normal(30, 8),
         "half": np.float32(0.5),
@@ -206,7 +206,7 @@ def test_limits_of_a_clip(lowered: Any, normal: Callable[..., Any]) -> None:
 
 
 def test_shared_weights_are_there_in_both(lowered: Any, normal: Callable[..., Any]) -> None:
-    text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x,w) b = Mul(a,k) c = MatMul(b,w) d = Mul(c,r) y = MatMul(d,w) }"
+    text = "g (float[N,8] x) => (float[N,8] y) { a = MatMul(x,w) b = Mul(a,k) c = MatMul(b,w) d = Mul(c,r) y = MatMul(d,w) }"  # noqa: E501
     arrays = {"w": normal(8, 8), "k": np.float32(1e5), "r": np.float32(1e-5)}
     written = lowered(text, "fp16", weights=arrays)
     sizes = Counter(t.data_type for t in written.model().graph.initializer if list(t.dims) == [8, 8])
@@ -219,7 +219,7 @@ def test_shared_weights_are_there_in_both(lowered: Any, normal: Callable[..., An
 def test_outputs_that_are_read_inside_and_stand_beside_an_input(
     io: str, lowered: Any, normal: Callable[..., Any]
 ) -> None:
-    text = "g (float[N,8] x) => (float[N,8] y, float[N,8] same, float[N,4] z) { y = MatMul(x,w) same = Identity(x) z = MatMul(y,v) }"
+    text = "g (float[N,8] x) => (float[N,8] y, float[N,8] same, float[N,4] z) { y = MatMul(x,w) same = Identity(x) z = MatMul(y,v) }"  # noqa: E501
     arrays = weights(normal)
     written = lowered(text, "fp16", weights=arrays, io=io)
     feeds = {"x": normal(9, 8)}
@@ -235,7 +235,7 @@ def test_outputs_that_are_read_inside_and_stand_beside_an_input(
 def test_an_output_that_overflows_cannot_be_half(lowered: Any, normal: Callable[..., Any]) -> None:
     text = "g (float[N,8] x) => (float[N,8] a, float[N,8] far) { a = MatMul(x,w) far = Mul(a,k) }"
     arrays = {"w": normal(8, 8), "k": np.float32(1e5)}
-    with pytest.raises(TargetError, match="the output far reaches .*e.05, float16 ends at 65504"):
+    with pytest.raises(TargetError, match=r"the output far reaches .*e.05, float16 ends at 65504"):
         lowered(text, "fp16", weights=arrays, io="fp16")
     assert lowered(text, "fp16", weights=arrays).document.proof.passed
 
@@ -246,7 +246,7 @@ def test_tiny_constants_do_not_vanish(lowered: Any, normal: Callable[..., Any]) 
     assert half.dtype == np.float16
     np.testing.assert_array_equal(half == 0, array == 0)
     np.testing.assert_array_equal(np.signbit(half), np.signbit(array))
-    text = "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) s = Relu(a) n = Mul(s,s) m = ReduceSum(n,axes) e = Add(m,eps) q = Sqrt(e) z = Div(s,q) y = MatMul(z,v) }"
+    text = "g (float[N,8] x) => (float[N,4] y) { a = MatMul(x,w) s = Relu(a) n = Mul(s,s) m = ReduceSum(n,axes) e = Add(m,eps) q = Sqrt(e) z = Div(s,q) y = MatMul(z,v) }"  # noqa: E501
     arrays = weights(normal, axes=np.array([1]), eps=np.float32(1e-7))
     written = lowered(text, "fp16", weights=arrays)
     nothing = {"x": np.zeros((1, 8), np.float32)}
@@ -254,7 +254,7 @@ def test_tiny_constants_do_not_vanish(lowered: Any, normal: Callable[..., Any]) 
 
 
 def test_what_was_half_before_stays_as_it_was(lowered: Any, normal: Callable[..., Any]) -> None:
-    text = "g (float16[N,8] x) => (float16[N,8] h, float[N,4] y) { h = MatMul(x,w) b = Cast<to=1>(h) y = MatMul(b,v) }"
+    text = "g (float16[N,8] x) => (float16[N,8] h, float[N,4] y) { h = MatMul(x,w) b = Cast<to=1>(h) y = MatMul(b,v) }"  # noqa: E501
     arrays = {"w": normal(8, 8).astype(np.float16), "v": normal(8, 4)}
     x = normal(9, 8).astype(np.float16)
     reference = x.astype(np.float64) @ arrays["w"].astype(np.float64)
@@ -274,7 +274,7 @@ def test_what_was_half_before_stays_as_it_was(lowered: Any, normal: Callable[...
 )
 @pytest.mark.parametrize("kind", ["fp16", "bf16", "int8", "int8-dynamic", "int4-weights"])
 def test_a_model_with_nothing_to_lower_is_refused(text: str, kind: str, lowered: Any) -> None:
-    with pytest.raises(TargetError, match="nothing of the model|no weight of the model"):
+    with pytest.raises(TargetError, match=r"nothing of the model|no weight of the model"):
         lowered(text, kind)
 
 
