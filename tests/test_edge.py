@@ -265,7 +265,7 @@ def test_too_few_samples(model: Path) -> None:
         ("--layout nchws", "layout 'nchws': expected source, native, nchw, nhwc"),
         ("--batch 0", "batch 0"),
         ("--batch 99999999999", "batch 99999999999"),
-        ("--shape image=abc", "expected NAME=1x224x224x3"),
+        ("--shape image=abc", "expected NAME=1x3x224x224"),
         ("--shape image=1x17x16x3", "the model takes image: float32[batch, 16, 16, 3]"),
         ("--rename image=", "expected OLD=NEW"),
         ("--rename a=b --rename a=c", "'a' is renamed twice"),

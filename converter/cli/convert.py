@@ -24,6 +24,7 @@ from converter.cli.options import (
     WholeOption,
     parted,
 )
+from converter.cli.pairs import names_of, sizes_of, words_of
 from converter.errors import ConverterError
 
 __all__ = ["convert", "folder_name"]
@@ -268,10 +269,10 @@ def convert(
             dress=Dress(
                 layout if layout in AXES else "",
                 batch,
-                Dress.named_shapes(shape or []),
-                {n: Preprocess.parse(words) for n, words in Dress.named_words(preprocess or []).items()},
-                {n: Postprocess.parse(words) for n, words in Dress.named_words(postprocess or []).items()},
-                Dress.named_names(rename or []),
+                sizes_of(shape or []),
+                {n: Preprocess.parse(words) for n, words in words_of(preprocess or []).items()},
+                {n: Postprocess.parse(words) for n, words in words_of(postprocess or []).items()},
+                names_of(rename or []),
             ),
             images=None if images is None else Preprocess.parse(images),
             precision=_precision(precision, calibration, keep_float or [], io, min_snr),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,6 +21,7 @@ from converter.cli.options import (
     TrustOption,
     WeightsOption,
 )
+from converter.cli.pairs import sizes_of
 from converter.errors import ConverterError, UsageError
 
 __all__ = ["plan"]
@@ -96,7 +96,7 @@ def plan(
         if any(limit is not None and not (0 < limit < math.inf) for limit in limits):
             raise UsageError("rates and limits are numbers above 0")
         model = resolve(source, how)
-        made = reckon(whole(model), _sizes(shape or []), every=not single)
+        made = reckon(whole(model), sizes_of(shape or []), every=not single)
         cuts = fitting(
             made.cuts,
             max_params=max_params,
@@ -114,13 +114,3 @@ def plan(
             plan_table(Console(), made, rows)
     except ConverterError as error:
         fail(error)
-
-
-def _sizes(texts: list[str]) -> dict[str, tuple[int, ...]]:
-    sizes = {}
-    for text in texts:
-        name, _, numbers = text.rpartition("=")
-        if not name or not re.fullmatch(r"[1-9][0-9]{0,9}(x[1-9][0-9]{0,9})*", numbers):
-            raise UsageError(f"shape {text!r}: expected NAME=1x3x224x224")
-        sizes[name] = tuple(map(int, numbers.split("x")))
-    return sizes

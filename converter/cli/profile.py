@@ -12,7 +12,7 @@ from rich.console import Console
 
 from converter.cli.app import app, fail
 from converter.cli.options import CustomOpsOption, SeedOption, TrustOption
-from converter.cli.plan import _sizes as sizes_of
+from converter.cli.pairs import sizes_of
 from converter.errors import ConverterError, UsageError
 
 __all__ = ["profile"]

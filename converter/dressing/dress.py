@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converter.errors import UsageError
@@ -81,42 +80,6 @@ class Dress:
     def static(self) -> bool:
         """Whether sizes are fixed."""
         return self.batch is not None or bool(self.shapes)
-
-    @staticmethod
-    def named_words(texts: Iterable[str]) -> dict[str, str]:
-        """`NAME=words` or plain words, from the command line → words by name."""
-        found: dict[str, str] = {}
-        for text in texts:
-            named = re.fullmatch(r"([^=(),]+)=(.+)", text, re.DOTALL)
-            name, words = (named[1].strip(), named[2]) if named else ("", text)
-            if name in found:
-                raise UsageError(f"{name or 'the input'} is given twice: {found[name]!r} and {words!r}")
-            found[name] = words
-        return found
-
-    @staticmethod
-    def named_shapes(texts: Iterable[str]) -> dict[str, tuple[int, ...]]:
-        """`NAME=1x224x224x3`, from the command line → sizes by name."""
-        found = {}
-        for text in texts:
-            named = re.fullmatch(r"(.+)=([0-9]{1,9}(?:x[0-9]{1,9})*)", text)
-            if named is None:
-                raise UsageError(f"shape {text!r}: expected NAME=1x224x224x3")
-            found[named[1]] = tuple(int(size) for size in named[2].split("x"))
-        return found
-
-    @staticmethod
-    def named_names(texts: Iterable[str]) -> dict[str, str]:
-        """`OLD=NEW`, from the command line → new names by old."""
-        found: dict[str, str] = {}
-        for text in texts:
-            old, sign, new = text.partition("=")
-            if not (sign and old.strip() and new.strip()):
-                raise UsageError(f"rename {text!r}: expected OLD=NEW")
-            if old in found:
-                raise UsageError(f"{old!r} is renamed twice: to {found[old]!r} and to {new!r}")
-            found[old] = new
-        return found
 
     def sizes(self, specs: Sequence[TensorSpec]) -> dict[str, int]:
         """What symbolic sizes of these inputs become.

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from converter.drifting.bench import Bench
 from converter.drifting.points import Point, points
+from converter.drifting.sides import Answers, Sides
 from converter.drifting.verdicts import ACCUMULATED, OWN, Measured, Row, verdicts
 from converter.errors import UsageError, ValidationError
 from converter.model import Array, LayeredModel, Source, SourceInfo
@@ -84,6 +84,7 @@ def drift(
     custom_ops: Sequence[Path] = (),
     tolerance: float | None = None,
     noise_floor: bool = False,
+    finished: bool = False,
     progress: Progress | None = None,
 ) -> Drift:
     """Compare every layer boundary of a model, the framework against ONNX Runtime.
@@ -99,6 +100,7 @@ def drift(
         custom_ops: libraries of operators for ONNX Runtime.
         tolerance: largest error that passes, of floating-point tensors; None for the dtype's own.
         noise_floor: run the framework in float64, too, and hold distances from that to the framework's own.
+        finished: compare the outputs of the finished graph as well (see `converter.drifting.finished`).
         progress: told how many samples are done.
 
     Raises:
@@ -113,23 +115,20 @@ def drift(
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*found.skipped.items()][:3])
         raise ValidationError(f"no boundary of this model can be compared{reasons and f' ({reasons})'}")
     total = _count(samples)
-    tallies = {point.value: _Tally(point) for point in found.all}
-    boundaries = [point.boundary for point in found.all]
+    options = {"noise_floor": noise_floor, "finished": finished}
     with tempfile.TemporaryDirectory(prefix="converter-") as folder:
-        bench = Bench(layered, found.all, Path(folder), provider, custom_ops)
+        sides = Sides(source, layered, found.all, Path(folder), provider, custom_ops, **options)
+        tallies = {point.value: _Tally(point) for point in sides.points}
         done = 0
         for feeds in _batches(layered, found.all, samples):
-            reference = source.run(feeds, boundaries)
-            exact = source.run64(feeds, boundaries) if noise_floor else {}
-            whole, own = bench.run(feeds), bench.run_parted(feeds, reference)
-            for value, tally in tallies.items():
-                tally.add(reference[value], whole[value], own[value], exact.get(value))
+            for value, answers in sides.run(feeds).items():
+                tallies[value].add(answers)
             done += _count(feeds)
             if progress is not None:
                 progress("drift", f"{done} of {total} samples at {len(found.all)} boundaries")
     measured = [tally.measured() for tally in tallies.values()]
     skipped = dict(found.skipped)
-    skipped |= {p.name: "it is no tensor" for p, m in zip(found.all, measured, strict=True) if m is None}
+    skipped |= {p.name: "it is no tensor" for p, m in zip(sides.points, measured, strict=True) if m is None}
     kept = [each for each in measured if each is not None]
     return Drift(
         source.info,
@@ -154,16 +153,17 @@ class _Tally:
         self._spread = 0.0
         self._exact = True
 
-    def add(self, reference: Any, whole: Any, own: Any, exact: Any) -> None:
+    def add(self, answers: Answers) -> None:
         """Compare one batch; sequences and empty optionals are no tensors."""
+        reference, exact = answers.reference, answers.exact
         if not isinstance(reference, np.ndarray):
             return
         self._dtype = reference.dtype.name
         self._spread = max(self._spread, spread_of([reference]))
-        self._worst("whole", whole, reference)
-        self._worst("own", own, reference)
+        self._worst("whole", answers.whole, reference)
+        self._worst("own", answers.alone, answers.expected)
         if isinstance(exact, np.ndarray) and exact.dtype == np.float64 and reference.dtype.kind != "O":
-            self._worst("ort64", _as64(whole), exact)
+            self._worst("ort64", _as64(answers.whole), exact)
             self._worst("framework64", _as64(reference), exact)
         else:
             self._exact = False

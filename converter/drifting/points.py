@@ -87,9 +87,9 @@ def points(model: LayeredModel) -> Points:
 
 def _name(layer: Layer, boundary: Boundary) -> str:
     """In ONNX files tensors have names of their own."""
-    if boundary.name.startswith(layer.name):
-        return boundary.name
-    return layer.name if len(layer.boundaries) == 1 else f"{layer.name}:{boundary.name}"
+    if len(layer.boundaries) == 1:
+        return layer.name
+    return boundary.name if boundary.name.startswith(layer.name) else f"{layer.name}:{boundary.name}"
 
 
 def _reason(boundary: Boundary, edges: Edges) -> str | None:

@@ -103,6 +103,29 @@ def test_errors_are_those_of_the_framework_by_hand() -> None:
     assert row.snr_db == pytest.approx(10 * np.log10(power), abs=0.01)
 
 
+def test_the_finished_graph_is_compared_as_well(tmp_path: Path, structure: Callable[[str], Any]) -> None:
+    for source, layered, x in (of_torch("residual"), drawn(resolve(structure("residual"), Opening()))):
+        found = drift(source, layered, x, finished=True, noise_floor=True)
+        last = found.rows[-1]
+        assert found.passed
+        assert last.name == f"{layered.outputs[0].name}#finished"
+        assert last.kind == "finished graph"
+        assert last.error < 1e-5
+    source, layered, x = drawn(file_of_types(tmp_path))
+    found = drift(source, layered, x, finished=True)
+    assert [row.name for row in found.rows[-3:]] == ["y#finished", "best#finished", "over#finished"]
+    assert found.passed
+
+
+def test_the_finished_graph_inherits_what_the_unfinished_one_has() -> None:
+    source, layered, x = of_torch("residual")
+    scale(layered, "conv1.weight", 1.01)
+    last = drift(source, layered, x, finished=True).rows[-1]
+    assert last.verdict == INHERITED
+    assert last.cause == "conv1"
+    assert last.own_error < 1e-5 < last.error
+
+
 # ---------------------------------------------------------------- one layer changed
 
 

@@ -124,7 +124,7 @@ class TorchSource:
         torch = backend.torch()
         if self._double is None:
             try:
-                self._double = self.model.double()
+                self._double = copied(self.model).double()
             except TargetError as error:
                 raise SourceError(f"{error.message}, so it cannot be had in float64") from error
         wide = {
