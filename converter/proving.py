@@ -31,7 +31,14 @@ _CALIBRATION = 16
 _HELD_OUT = 5
 
 
-_FINER = "--precision mixed --min-snr DB leaves the most sensitive layers in float"
+# Precision → what may help where it is not enough.
+_FINER = {
+    "int8": "--calibration minmax cuts nothing off, more --samples set better ranges, "
+    "--precision mixed --min-snr DB leaves the most sensitive layers in float",
+    "mixed": "a lower --min-snr, or more --samples, by which ranges and layers are chosen",
+    "int8-dynamic": "--keep-float LAYER leaves a layer in float, --precision int8 has ranges by samples",
+    "int4-weights": "--keep-float LAYER leaves a layer in float, --precision int8 has finer weights",
+}
 
 
 @dataclasses.dataclass
@@ -297,12 +304,20 @@ def first_failure(certificate: Certificate) -> str:
     return f"{first.piece} {first.output}: {what}"
 
 
+def _advice(document: Document, certificate: Certificate) -> str:
+    """What may help."""
+    if any("constant" in (c.problem or "") for c in certificate.failures()):
+        return "samples that differ more: --samples FILE, or another --seed"
+    kinds = [facts["precision"] for facts in document.precision]
+    default = "--samples FILE validates on inputs of your own, --no-cache exports anew"
+    return _FINER.get(kinds[0], "a lower --min-snr, or --keep-float LAYER") if kinds else default
+
+
 def failure(document: Document, certificate: Certificate) -> ValidationError:
     """The error that a failed validation ends with."""
     return ValidationError(
         f"{len(certificate.failures())} of {len(certificate.comparisons)} comparisons failed; "
         f"{first_failure(certificate)}",
-        hint="nothing was written; --samples FILE validates on inputs of your own, "
-        + ("--no-cache exports anew" if not document.precision else _FINER),
+        hint=f"nothing was written; {_advice(document, certificate)}",
         report=document,
     )

@@ -125,6 +125,8 @@ class Request:
             raise UsageError(f"opset {self.opset} has no types of 4 bits: expected {INT4_OPSET} at least")
 
     def _check_dress(self) -> None:
+        if self.images is not None and self.samples is None:
+            raise UsageError("--images says what is done to --samples, and there are none")
         if self.dress and self.surgery is not None:
             raise UsageError(
                 "--surgery does not go with layouts, sizes, names and words around a piece",

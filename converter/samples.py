@@ -235,6 +235,8 @@ def _check(path: Path, spec: TensorSpec, array: Array) -> None:
     )
     if not fits:
         raise UsageError(f"samples {path}: {spec.name} has shape {array.shape}, expected {spec}")
+    if len(array.shape) and not len(array):
+        raise UsageError(f"samples {path}: there are none for {spec.name}")
     kind, expected = array.dtype.kind, spec.numpy_dtype.kind
     if kind != expected and not (kind in "iuf" and expected in "fV"):
         raise UsageError(f"samples {path}: {spec.name} is {array.dtype}, expected {spec.dtype}")

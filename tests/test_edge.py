@@ -236,7 +236,7 @@ def test_too_few_samples(model: Path) -> None:
     x = np.random.default_rng(0).uniform(-1, 1, (6, 16, 16, 3)).astype(np.float32)
     np.savez("few.npz", image=x)
     assert "calibration auto wants 8 samples to set ranges by, got 2" in refused(
-        6, model, "--samples", "few.npz", "--precision", "int8"
+        2, model, "--samples", "few.npz", "--precision", "int8"
     )
     assert "6 samples, but a batch has 7" in refused(2, model, "--samples", "few.npz", "--batch", "7")
     x *= np.linspace(0, 4, 6, dtype=np.float32)[:, None, None, None] ** 2

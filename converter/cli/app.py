@@ -46,6 +46,8 @@ def explain(error: ConverterError, terminal: Any, folder: str, *, as_json: bool)
             terminal.report(report, folder)
         else:
             terminal.comparisons(report)
+            for facts in report.precision:
+                terminal.precision(facts)
         if as_json:
             print(report.as_json(), end="")
     fail(error)

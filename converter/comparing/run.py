@@ -206,10 +206,12 @@ def _as_in_a(pair: Pair, array: Array | None) -> Array | None:
 def limits_for(pair: Pair, precisions: Iterable[str | None]) -> tuple[float, float | None]:
     """The table's tolerance and least SNR in dB for the less precise of two outputs and what computes them.
 
-    Integers are exact, whatever computes them.
+    Integers are exact, but for the levels that quantized artifacts put out.
     """
+    precisions = list(precisions)
     own = max(TOLERANCES.get(spec.dtype, 0.0) for spec in (pair.a, pair.b))
-    lossy = [LOSSY[precision] for precision in precisions if precision is not None] if own else []
+    levels = {pair.a.dtype, pair.b.dtype} <= {"int8", "uint8"} and "int8" in precisions
+    lossy = [LOSSY[precision] for precision in precisions if precision is not None] if own or levels else []
     floors = [floor for _, floor in lossy]
     return max([own, *(tolerance for tolerance, _ in lossy)]), min(floors, default=None)
 

@@ -10,6 +10,7 @@ import onnx
 import onnx_ir as ir
 
 from converter.errors import TargetError
+from converter.finish.graphs import forget_shapes
 from converter.precision import tools
 from converter.precision.convolutions import to_integers
 
@@ -33,6 +34,9 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
     quantize, quant_utils = tools.module("quantize"), tools.module("quant_utils")
     kind = quant_utils.QuantType
     if any(node.op_type in _BY_TOOLS for node in model.graph):
+        forget_shapes(model)  # the tools transpose weights, and old shapes would contradict the new ones
+        for weight in model.graph.initializers.values():
+            weight.shape = None
         try:
             with tempfile.TemporaryDirectory() as folder, tools.silent():
                 path = Path(folder) / "dynamic.onnx"

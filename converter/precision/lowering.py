@@ -276,6 +276,7 @@ class _Lowering:
         self.facts["calibration"] = name
         if self.precision.kind == "mixed":
             leave = self._mixed(ranges)
+        ranges = self._on_all(name, ranges)
         model = self._quantized(self._static.quantized(ranges, leave))
         scales = quantize_ends(model, ranges, self.given) if self.precision.io == "int8" else {}
         if scales:
@@ -324,6 +325,13 @@ class _Lowering:
         self.facts["tried"] = {name: shown(found) for name, found in tried.items()}
         chosen = next(name for name, found in tried.items() if found >= max(tried.values()) - _ABOUT)
         return chosen, made[chosen], self.leave
+
+    def _on_all(self, name: str, ranges: dict[str, Range]) -> dict[str, Range]:
+        """The ranges that were chosen, set by all samples: to choose some were kept back."""
+        if self._parts[0] is self.feeds:
+            return ranges
+        method = name.split()[0]
+        return dict(candidates(self._static.proto, self.feeds, method, self.provider))[name]
 
     def _mixed(self, ranges: Mapping[str, Range]) -> set[str]:
         """The nodes to leave in float for the outputs to reach the quality."""

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from converter.errors import TargetError
+from converter.errors import TargetError, UsageError
 from converter.model import Array
 from converter.precision import tools
 from converter.precision.measure import Feeds
@@ -46,7 +46,8 @@ def candidates(
         provider: ONNX Runtime's execution provider.
 
     Raises:
-        TargetError: too few samples for the method.
+        UsageError: too few samples for the method.
+        TargetError: ONNX Runtime's tools fail.
     """
     fixed = _batch_of(proto)
     taken = {value.name for value in proto.graph.input}  # heads are given the model's inputs, too
@@ -54,10 +55,10 @@ def candidates(
     samples = own if fixed else [sample for batch in own for sample in _apart(batch)]
     fewest, count = FEWEST[method], len(samples) * max(fixed, 1)
     if count < fewest:
-        raise TargetError(
+        raise UsageError(
             f"calibration {method} wants {fewest} samples to set ranges by, got {count}",
-            hint="more in --samples, of which a third sets ranges and the others decide and validate; "
-            "or --calibration minmax",
+            hint="of --samples one half validates, and of the other a third chooses where there is a choice: "
+            "24 are enough for any method; --calibration minmax wants 4",
         )
     histograms = _histograms(proto, samples, provider)
     if method in ("auto", "minmax"):

@@ -53,7 +53,7 @@ def _expect_rounding(made: Path, path: Path) -> None:
         if node.op_type == "Resize" and smooth and node.name.startswith("preprocess"):
             raise TargetError(
                 f"{path.name} cannot be made: OpenVINO resizes pixels of 8 bits wrongly with antialias",
-                hint="--preprocess 'resize(224,noantialias),…', or resize images before",
+                hint="give it images of the model's size, without resize in --preprocess",
             )
 
 

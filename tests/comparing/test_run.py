@@ -13,7 +13,7 @@ import pytest
 
 from converter.comparing import Asked, Bounds, Outcome, compare_artifacts
 from converter.comparing.pairing import Pair, pair_inputs
-from converter.comparing.run import shared_inputs
+from converter.comparing.run import limits_for, shared_inputs
 from converter.errors import UsageError, ValidationError
 from converter.model import Dim, TensorSpec
 from converter.report.compared import compared_as_json
@@ -222,3 +222,14 @@ def test_sequences_are_compared_part_by_part_and_maps_are_refused() -> None:
     assert [pair.a.name for pair in outcome.outputs] == ["y0[0]", "y0[1]"]
     with pytest.raises(ValidationError, match="maps"):
         compared(parts, made(lambda x: [{0: 0.5}], name="b"))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "precisions", "tolerance"),
+    [("uint8", ["int8", "int8"], 2.0**-3), ("uint8", [None, None], 0.0), ("int64", ["int8", "int8"], 0.0)],
+)
+def test_levels_of_quantized_artifacts_are_no_exact_integers(
+    dtype: str, precisions: list[str | None], tolerance: float
+) -> None:
+    spec = TensorSpec("y", ("batch", 4), dtype)
+    assert limits_for(Pair(spec, spec, "by name"), precisions)[0] == tolerance

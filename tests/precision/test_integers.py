@@ -104,7 +104,7 @@ def test_minmax_is_the_range_of_the_samples(lowered: Any, arrays: Any, tmp_path:
 
 def test_too_few_samples(lowered: Any, arrays: Any, tmp_path: Path) -> None:
     np.savez(tmp_path / "x.npz", x=np.random.default_rng(1).normal(size=(6, 3, 8, 8)).astype(np.float32))
-    with pytest.raises(TargetError, match="calibration auto wants 8 samples to set ranges by, got 2"):
+    with pytest.raises(UsageError, match="calibration auto wants 8 samples to set ranges by, got 2"):
         lowered(NET, "int8", weights=arrays, samples=tmp_path / "x.npz")
     np.savez(tmp_path / "one.npz", x=np.ones((1, 3, 8, 8), np.float32))
     with pytest.raises(UsageError, match="one sample cannot both"):
@@ -275,6 +275,24 @@ def test_dynamic_quantization(lowered: Any, arrays: Any) -> None:
     kept = lowered(NET, "int8-dynamic", weights=arrays, keep=("a", "c"))
     assert (kinds(kept.model())["ConvInteger"], kinds(kept.model())["Conv"]) == (0, 2)
     assert kept.kept == {"a": "asked for", "c": "asked for"}
+
+
+def test_dynamic_quantization_of_a_transposed_product(lowered: Any, normal: Any) -> None:
+    text = "g (float[N,16] x) => (float[N,4] y) { a = Gemm<transB=1>(x,w,b) r = Relu(a) y = MatMul(r,v) }"
+    arrays = {"w": normal(8, 16), "b": normal(8), "v": normal(8, 4)}
+    written = lowered(text, "int8-dynamic", weights=arrays)
+    assert kinds(written.model())["MatMulInteger"] == 2
+
+
+def test_ranges_are_set_by_all_samples_that_calibrate(lowered: Any, normal: Any, tmp_path: Path) -> None:
+    x = np.random.default_rng(3).uniform(-1, 1, (600, 16)).astype(np.float32)
+    x[4] *= 3  # of those that calibrate the third one, which is kept back to choose by
+    np.savez(tmp_path / "x.npz", x=x)
+    text = "g (float[N,16] x) => (float[N,4] y) { y = MatMul(x,w) }"
+    written = lowered(text, "int8", weights={"w": normal(16, 4)}, samples=tmp_path / "x.npz")
+    assert written.facts["calibration"] == "minmax"
+    first = next(node for node in written.model().graph.node if node.op_type == "QuantizeLinear")
+    assert float(constants(written.model())[first.input[1]]) == pytest.approx(np.ptp(x[0::2]) / 255, rel=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["int8", "int8-dynamic"])
