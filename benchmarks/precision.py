@@ -61,11 +61,11 @@ class Subject:
 
 
 SUBJECTS = {
-    "vgg16": Subject("keras:vgg16", "block5_pool", 30, 9, 9),
+    "vgg16": Subject("keras:vgg16", "block5_pool", 30, 15, 9),
     "resnet50": Subject("keras:resnet50", "conv4_block6_out", 30),
     "mobilenetv2": Subject("keras:mobilenetv2", "out_relu", 25),
     "efficientnetb0": Subject("keras:efficientnetb0", "block6a_expand_activation", 25),
-    "vit_b_16": Subject("torchvision:vit_b_16", "encoder.layers.encoder_layer_2", 40, 9, 9, INTEGERS),
+    "vit_b_16": Subject("torchvision:vit_b_16", "encoder.layers.encoder_layer_2", 40, 15, 9, INTEGERS),
     "digits": Subject(str(HERE.parent / "fixtures" / "digits" / "digits.keras"), "", 40, 64, 360, PRECISIONS),
 }
 
