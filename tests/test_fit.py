@@ -150,7 +150,7 @@ def test_a_folder_of_images(folder: Path, trunk: Path, tmp_path: Path, converter
     fit = json.loads((tmp_path / "out/report.json").read_text())["edits"]["fit"]
     assert fit["classes"] == [f"digit {number}" for number in range(10)]
     assert fit["accuracy"] > 0.9
-    assert "features 360 of 360" in done.stdout
+    assert "features  360 of 360" in done.stdout
     # The second time the features are there: another head costs no pass over the data.
     again = converter_command(*arguments[:-1], "gap,dense(10)", "--output", tmp_path / "out")
     assert again.returncode == 0, again.stderr
