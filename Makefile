@@ -15,7 +15,10 @@ WEIGHTS ?= auto
 DEVICE  ?= auto
 TARGETS ?= onnx
 PRECISION ?=
+MEMORY  ?=
+TIMEOUT ?=
 OUT     ?=
+DRIFT   ?=
 
 KEEPS_trunk := --to
 KEEPS_head  := --from
@@ -23,7 +26,7 @@ KEEPS_both  := --split
 KEEPS       := $(KEEPS_$(KEEP))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup convert test lint bench zoo fuzz clean
+.PHONY: help setup convert test lint bench zoo fuzz reliability gpu-check clean
 
 help:
 	@echo 'make convert MODEL=vgg16 CUT=block5_pool   cut, prove, write (see below)'
@@ -31,7 +34,9 @@ help:
 	@echo 'make lint                                  format, lint, types, import contract'
 	@echo 'make zoo                                   sweep the zoos of the frameworks'
 	@echo 'make bench                                 measure against the peers'
+	@echo 'make reliability                           measure what it survives into docs/reliability.md'
 	@echo 'make fuzz                                  feed the reader of ONNX files with broken ones'
+	@echo 'make gpu-check                             every check that needs a GPU (GPU_PYTHON=… without setup)'
 	@echo 'make setup | clean                         make or remove .venv and build/'
 	@echo
 	@echo 'convert takes:'
@@ -43,6 +48,8 @@ help:
 	@echo '  DEVICE=   auto (default), cpu or cuda: where to validate'
 	@echo '  TARGETS=  onnx (default), torch, keras, tflite, openvino … by commas (docs/handoff.md has them all)'
 	@echo '  PRECISION= fp16, bf16, int8, int8-dynamic or int4-weights (docs/edge.md): what ONNX artifacts compute in'
+	@echo '  DRIFT=1   compare every layer of the model besides; report.html draws the errors'
+	@echo '  MEMORY=   8GB, 800MB …: end the run when it takes more; TIMEOUT= 90, 10m, 2h: when it takes longer'
 	@echo '  OUT=      folder to write to; build/MODEL-CUT by default'
 	@echo '`$(BIN)/converter --help` tells the rest: new heads, fit, plan, rank.'
 
@@ -67,7 +74,8 @@ else
 	@$(MAKE) --no-print-directory setup
 	@$(BIN)/converter convert '$(MODEL)' $(foreach layer,$(CUT),$(KEEPS) '$(layer)') $(if $(HEAD),--head '$(HEAD)') \
 	  --weights '$(WEIGHTS)' --device '$(DEVICE)' --targets '$(TARGETS)' \
-	  $(if $(PRECISION),--precision '$(PRECISION)') $(if $(OUT),--output '$(OUT)')
+	  $(if $(PRECISION),--precision '$(PRECISION)') $(if $(filter-out 0,$(DRIFT)),--drift) \
+	  $(if $(MEMORY),--memory-limit '$(MEMORY)') $(if $(TIMEOUT),--timeout '$(TIMEOUT)') $(if $(OUT),--output '$(OUT)')
 endif
 
 test: $(READY)
@@ -84,6 +92,14 @@ fuzz: $(READY)
 
 zoo: $(READY)
 	$(BIN)/python benchmarks/zoo.py
+
+reliability: $(READY)
+	$(BIN)/python benchmarks/reliability.py
+
+# GPU_PYTHON=python3 takes an environment that is there, which needs neither Keras nor this .venv.
+GPU_PYTHON ?= $(BIN)/python
+gpu-check: $(if $(filter $(BIN)/python,$(GPU_PYTHON)),$(READY))
+	$(GPU_PYTHON) benchmarks/gpu_check.py
 
 bench: $(READY)
 	$(BIN)/python benchmarks/run.py

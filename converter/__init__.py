@@ -24,7 +24,7 @@ from converter.errors import (
 )
 
 if TYPE_CHECKING:
-    from converter.handles import Cut, Model, load
+    from converter.handles import Cut, Model, load, verify
     from converter.precision import Precision
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "UsageError",
     "ValidationError",
     "load",
+    "verify",
 ]
 
 __version__ = "0.1.0"
@@ -45,7 +46,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     # NumPy, ONNX and the optimisers take half a second to import: `converter --help` can do without.
-    if name in ("Cut", "Model", "load"):
+    if name in ("Cut", "Model", "load", "verify"):
         from converter import handles
 
         return getattr(handles, name)

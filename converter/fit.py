@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -33,6 +32,7 @@ from converter.pipeline import Progress, check_targets, convert, cut_out
 from converter.report import Document, Timings
 from converter.request import Request
 from converter.runtime import Session, provider_for
+from converter.scratch import Scratch
 from converter.sources.cache import Store
 from converter.targets import TARGETS
 from converter.training import Training
@@ -99,8 +99,8 @@ def fit(
     """
     check_targets(source, request)
     head = Head.parse(wanted.head) if isinstance(wanted.head, str) else wanted.head
-    with tempfile.TemporaryDirectory(prefix="converter-") as scratch:
-        end, spec, given, run, files = _trunk(source, wanted, request, Path(scratch), progress, timings)
+    with Scratch() as scratch:
+        end, spec, given, run, files = _trunk(source, wanted, request, scratch, progress, timings)
         preprocess = Preprocess.parse(wanted.preprocess)
         with timings.stage("data"):
             data = open_data(wanted.data, given, preprocess)
@@ -114,7 +114,7 @@ def fit(
                 shape, channels_last=channels, usual=channels_last_of(source), seed=wanted.training.seed
             )
             fitted, facts = _fitted(head, source.info.kind, found, data, wanted, progress)
-        samples = _samples(data, given, Path(scratch), wanted.data)
+        samples = _samples(data, given, scratch, wanted.data)
         facts["data"] = wanted.data.name
         changes = Changes(to=(end,), head=fitted, channels=wanted.channels, fitted=facts)
         request = dataclasses.replace(request, changes=changes, samples=request.samples or samples)

@@ -35,6 +35,7 @@ __all__ = [
     "Dim",
     "Layer",
     "LayeredModel",
+    "Outline",
     "Piece",
     "Place",
     "Plain",
@@ -178,6 +179,28 @@ class SourceInfo:
     locator: str
     weights: str
     trained: bool
+
+    @property
+    def channels_last(self) -> bool | None:
+        """Where the framework has the channels of images; None where its files do not tell."""
+        return {"keras": True, "torch": False}.get(self.kind)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outline:
+    """The layers of a model as far as they are known without tracing or running it.
+
+    Attributes:
+        layers: in about the order of execution; shapes are those that the source has at hand, and a layer
+            whose output is not known has no boundaries.
+        around: name of a layer → the names of what it stands in, outermost first, where its own name does
+            not say that.
+        gaps: (place in `layers`, number of layers left out before it), where there are too many.
+    """
+
+    layers: tuple[Layer, ...]
+    around: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    gaps: tuple[tuple[int, int], ...] = ()
 
 
 @dataclasses.dataclass
@@ -328,6 +351,15 @@ class Source(Protocol):
     @property
     def layers(self) -> tuple[Layer, ...]:
         """Every layer call in the order of execution."""
+        ...
+
+    def outline(self, most: int, near: Sequence[Boundary] = ()) -> Outline:
+        """The layers as far as they are known at no cost: nothing is traced, run or inferred for it.
+
+        Args:
+            most: how many at most; what lies between the ends and `near` is left out of more.
+            near: boundaries that were cut at.
+        """
         ...
 
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:

@@ -6,26 +6,32 @@ import contextlib
 import dataclasses
 import gc
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter import preflight
+from converter.charting import chart, with_comparisons, with_drift, with_edits
 from converter.dressing import Dressed, dress, settle
 from converter.editing import Edited, edit
-from converter.errors import CutError, TargetError, UsageError
+from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
 from converter.finish import finish, name_by_layer, opened, restate
 from converter.making import Workshop
 from converter.model import Boundary, LayeredModel, Piece, Source, TensorSpec
-from converter.onnxfile import FROM_FILE, Excerpt
+from converter.onnxfile import FROM_FILE, Excerpt, OnnxFile
 from converter.precision import lower
 from converter.proving import Proof, failure
 from converter.report import Document, Timings, metadata
-from converter.request import DEFAULT_OPSET, EXTERNAL_DATA, WORDS_OPSET, Pieces, Request
-from converter.runtime import provider_for
+from converter.report.chart import Chart
+from converter.request import DEFAULT_OPSET, WORDS_OPSET, Pieces, Request
+from converter.runtime import Device, device_for, provider_for
 from converter.samples import vocabularies
-from converter.sources import sha256_of, versions_of
+from converter.sources import versions_of
+from converter.supervision import channel
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, staged
+from converter.validation import Certificate
+from converter.writing import INGREDIENTS, without, write
 
 __all__ = [
     "changed",
@@ -37,8 +43,7 @@ __all__ = [
 ]
 
 _PACKAGES = ("converter", "onnx", "onnx-ir", "onnxscript", "onnxruntime", "onnxruntime-gpu")
-# Where files lie for a while that artifacts are made of.
-_INGREDIENTS = ".ingredients"
+_REPORTS = ("report.json", "report.html")
 if TYPE_CHECKING:  # onnx_ir takes half a second to import
     from converter.precision.ends import Scale
     from converter.precision.lowering import Lowered
@@ -51,11 +56,13 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
 
     Raises:
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
+        SourceError: it will not fit into memory, or what it is read from was changed meanwhile.
     """
     check_targets(source, request)
-    edited = changed(source, request, progress, timings)
-    source = source if edited is None else edited.source
-    made = cut_out(source, request, progress, timings)
+    with _unchanging(source):
+        edited = changed(source, request, progress, timings)
+        source = source if edited is None else edited.source
+        made = cut_out(source, request, progress, timings)
     return deliver(source, made, request, folder, progress, timings, edited)
 
 
@@ -66,6 +73,22 @@ def changed(source: Source, request: Request, progress: Progress, timings: Timin
     with timings.stage("edit"):
         progress("edit", source.info.name)
         return edit(source, request.changes, seed=request.seed, trust=request.trust)
+
+
+@contextlib.contextmanager
+def _unchanging(source: Source) -> Iterator[None]:
+    """Make sure that the file that a source goes on reading from stays as it was, whatever comes of it.
+
+    Raises:
+        SourceError: it was changed.
+    """
+    expect = getattr(source, "expect_unchanged", lambda: None)  # of sources that were not read as a whole
+    try:
+        yield
+    except Exception:
+        expect()  # or else that is what went wrong
+        raise
+    expect()
 
 
 @contextlib.contextmanager
@@ -94,15 +117,22 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         inputs = [spec.name for spec in source.inputs]
         starts = select(request.split or request.from_, source.layers, inputs)
         ends = select(request.to, source.layers, inputs) or source.outputs
+        rows = preflight.rows_of(request.samples, 1 if request.precision is None else 6)
+        work = preflight.Work(rows, request.targets, request.validate)
+        if source.info.kind != "onnx":
+            _expect_to_fit(preflight.demand_of(source, starts, ends, work), progress)
     with timings.stage("export"):
         progress("export", f"what {_names(ends)} needs")
         opset = request.opset or DEFAULT_OPSET
         layered = source.export([*starts, *ends], max(opset, WORDS_OPSET) if request.dress.words else opset)
     with timings.stage("cut"):
         pieces, edge = _cut(layered, request, starts, ends)
+        drawn = chart(source, layered, pieces)
         dressed = _dressed(source, pieces, layered.inputs, request)
         raw = tuple(map(_copied, pieces))
         progress("cut", " | ".join(map(str, pieces)))
+        if isinstance(layered.graph, OnnxFile):
+            _expect_to_fit(preflight.demand_of_pieces(layered.graph, pieces, work), progress)
     if request.surgery is not None:
         with timings.stage("surgery"):
             progress("surgery", ", ".join(piece.role for piece in pieces))
@@ -114,8 +144,8 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         progress("finish", ", ".join(f"{p.role} {p.nodes} nodes" for p in pieces))
     tables = vocabularies(layered.graph)
     if dressed is None:
-        return Pieces(pieces, raw, edge, layered.inputs, tables)
-    return Pieces(pieces, raw, edge, dressed.inputs, dressed.renamed(tables), dressed=dressed)
+        return Pieces(pieces, raw, edge, layered.inputs, tables, chart=drawn)
+    return Pieces(pieces, raw, edge, dressed.inputs, dressed.renamed(tables), dressed=dressed, chart=drawn)
 
 
 def deliver(
@@ -134,15 +164,16 @@ def deliver(
         TargetError: some artifacts cannot be made; the others are written, and the error has the report.
     """
     check_targets(source, request)
-    provider = provider_for(request.device) if request.validate else ""
+    device = _device(request) if request.validate else None
+    provider = "" if device is None else device.provider
     versions = versions_of([*_PACKAGES, *source.packages])
     asked = _asked(request, made.crossing)
     edits = None if edited is None else edited.facts
-    with staged(folder) as scratch:
-        proof = Proof(source, made, request, provider, edited)
+    with staged(folder) as scratch, _unchanging(source if edited is None else edited.original):
+        proof = Proof(source, made, request, device, edited)
         around = {} if made.dressed is None else made.dressed.facts
         made = proof.made = _lowered(proof, progress, timings)
-        workshop = Workshop(source, made, request, scratch / _INGREDIENTS, proof.calibration)
+        workshop = Workshop(source, made, request, scratch / INGREDIENTS, proof.calibration)
         with timings.stage("write"):
             progress("write", f"{', '.join(request.targets)} to {folder}")
             facts = {
@@ -158,18 +189,24 @@ def deliver(
                 )
                 for piece in made.pieces
             }
-            files, failures = _write(workshop, facts, scratch, folder if request.link else None)
-            _spare(source, [folder / name for name in ("report.json", *(file["path"] for file in files))])
+            written = write(proof, workshop, facts, scratch, folder if request.link else None)
+            files, failures = written.files, written.failures
+            _spare(source, [folder / name for name in (*_REPORTS, *(file["path"] for file in files))])
         certificate = None
         if request.validate:
             with timings.stage("validate"):
                 judge = "the uncut file" if source.info.kind == "onnx" else f"{source.info.kind} itself"
-                progress("validate", f"{provider} against {judge}")
+                progress("validate", f"{device} against {judge}")
                 kinds = dict.fromkeys(file["kind"] for file in files)
                 home = folder if request.link else None
                 certificate, broken = proof.certify(kinds, workshop, scratch, home)
-                files = _without(files, broken, scratch)
+                files = without(files, broken, scratch)
                 failures |= broken
+        found = None
+        if request.drift:
+            with timings.stage("drift"):
+                progress("drift", f"every layer of {source.info.name}")
+                found = _drifting(proof, provider or provider_for(request.device))
         document = Document(
             source.info,
             asked,
@@ -182,12 +219,16 @@ def deliver(
             {kind: (error.message, error.hint) for kind, error in failures.items()},
             [lowered.facts for lowered in made.lowered.values()],
             around,
+            samples=written.samples,
+            chart=_charted(made, edited, certificate, found),
+            drift=found,
         )
         if not files:
             raise _unmade(failures, None)
         if certificate is not None and not certificate.passed:
             raise failure(document, certificate)
-        shutil.rmtree(scratch / _INGREDIENTS, ignore_errors=True)
+        shutil.rmtree(scratch / INGREDIENTS, ignore_errors=True)
+        (scratch / "report.html").write_text(document.as_html(), encoding="utf-8")
         (scratch / "report.json").write_text(document.as_json(), encoding="utf-8")
     if failures:
         raise _unmade(failures, document)
@@ -197,6 +238,15 @@ def deliver(
 # ---------------------------------------------------------------- steps
 
 
+def _device(request: Request) -> Device:
+    """Where to validate; `auto` leaves what has no kernels on GPUs to the CPU."""
+    asked = request.precision
+    if request.device == "auto" and asked is not None and asked.kind == "int8-dynamic":
+        why = "CUDA has no kernels for DynamicQuantizeLinear and ConvInteger"
+        return dataclasses.replace(device_for("cpu"), asked="auto", why=why)
+    return device_for(request.device)
+
+
 def _lowered(proof: Proof, progress: Progress, timings: Timings) -> Pieces:
     """The pieces in the precision that is asked for."""
     made, precision = proof.made, proof.request.precision
@@ -204,7 +254,8 @@ def _lowered(proof: Proof, progress: Progress, timings: Timings) -> Pieces:
         return made
     found: dict[str, Lowered] = {}
     scales: dict[str, Scale] = {}  # what one piece puts out in levels the next one takes in the same
-    provider = provider_for(proof.request.device)
+    # What is chosen by measuring is measured where it is proven.
+    provider = proof.provider or provider_for(proof.request.device)
     with timings.stage("precision"):
         for piece in made.pieces:
             progress("precision", f"{piece.role} in {precision.kind}")
@@ -215,10 +266,51 @@ def _lowered(proof: Proof, progress: Progress, timings: Timings) -> Pieces:
     return dataclasses.replace(made, pieces=pieces, lowered=found)
 
 
+def _charted(
+    made: Pieces, edited: Edited | None, certificate: Certificate | None, drift: Mapping[str, Any] | None
+) -> Chart | None:
+    """What became of each layer, with what was put in and taken out, and with errors where they are known."""
+    found = made.chart
+    if found is None:
+        return None
+    if edited is not None:
+        found = with_edits(found, edited.original, edited.source.added, edited.facts)
+    if certificate is not None:
+        found = with_comparisons(found, made.pieces, certificate.comparisons)
+    return found if drift is None else with_drift(found, drift.get("layers", ()))
+
+
+def _drifting(proof: Proof, provider: str) -> dict[str, Any]:
+    """Every layer of the source compared, for the report: what the pieces are held to is the certificate."""
+    from converter.drifting import drift
+    from converter.report.drift import drift_as_json
+
+    request, source = proof.request, proof.source
+    try:
+        found = drift(
+            source,
+            whole(source),
+            proof.feeds[-1],
+            provider=provider,
+            custom_ops=request.custom_ops,
+            noise_floor=request.noise_floor,
+        )
+    except (SourceError, ValidationError) as error:  # the pieces are proven all the same
+        return {"problem": error.message}
+    return drift_as_json(found)
+
+
 def _copied(piece: Piece) -> Piece:
     """The piece with a graph of its own, which shares the weights; an excerpt of a file never changes."""
     graph = piece.graph
     return dataclasses.replace(piece, graph=graph if isinstance(graph, Excerpt) else graph.clone())
+
+
+def _expect_to_fit(demand: preflight.Demand | None, progress: Progress) -> None:
+    """Refuse what will not fit into memory; tell of what may not."""
+    note = "" if demand is None else preflight.check(demand)
+    if note:
+        progress("memory", note)
 
 
 def _rewrite(piece: Piece, request: Request, function: Callable[[Any], Any]) -> None:
@@ -287,6 +379,7 @@ def _dressed(
 
 def whole(source: Source, opset: int = DEFAULT_OPSET) -> LayeredModel:
     """The layered graph of the whole model, side branches included."""
+    channel.stage("export")
     source.expect(())
     everything = [b for layer in source.layers for b in layer.boundaries]
     return source.export([*source.outputs, *everything], opset)
@@ -332,6 +425,8 @@ def check_targets(source: Source, request: Request) -> None:
     Raises:
         UsageError, TargetError: as the names say.
     """
+    if request.noise_floor and source.info.kind == "onnx":
+        source.run64({}, ())  # says why not
     if request.link and source.info.kind != "onnx":
         raise UsageError(f"{source.info.locator} has no external data to link: --link is for ONNX files")
     missing = []
@@ -374,57 +469,6 @@ def _spare(source: Source, targets: Sequence[Path]) -> None:
                     f"{target} is what the source is read from, and would be written over",
                     hint="choose another --output",
                 )
-
-
-def _write(
-    workshop: Workshop, facts: Mapping[str, dict[str, str]], folder: Path, home: Path | None
-) -> tuple[list[dict[str, Any]], dict[str, TargetError]]:
-    """Write every artifact that can be made; the files, and what stopped the others."""
-    request, pieces = workshop.request, workshop.made.pieces
-    written: list[dict[str, Any]] = []
-    failures: dict[str, TargetError] = {}
-    for kind in sorted(dict.fromkeys(request.targets), key=list(TARGETS).index):
-        before = set(folder.rglob("*"))
-        own: list[dict[str, Any]] = []
-        try:
-            for piece in pieces:
-                if kind == "onnx":
-                    path = folder / f"{piece.role}{TARGETS[kind].SUFFIX}"
-                    beside = EXTERNAL_DATA[request.external_data]
-                    files = TARGETS[kind].write(piece, path, facts[piece.role], beside=beside, home=home)
-                else:
-                    files = workshop.write(kind, piece, folder)
-                turned = workshop.made.turned(piece)
-                turned |= {} if kind == "onnx" else workshop.turned(kind, piece)
-                own += [_about(file, kind, piece, folder, request, turned) for file in files]
-        except TargetError as error:
-            failures[kind] = error
-            for path in set(folder.rglob("*")) - before:
-                if path.is_file() and _INGREDIENTS not in path.parts:
-                    path.unlink()
-        else:
-            written += own
-    return written, failures
-
-
-def _about(
-    file: Path, kind: str, piece: Piece, folder: Path, request: Request, turned: Mapping[str, list[int]]
-) -> dict[str, Any]:
-    about: dict[str, Any] = {"kind": kind, "piece": piece.role, "path": str(file.relative_to(folder))}
-    about["bytes"] = file.stat().st_size
-    if request.validate:  # an unproven file needs no digest, and a large one costs more than the cut
-        about["sha256"] = sha256_of(file).removeprefix("sha256:")
-    return about | ({"turned": dict(turned)} if turned else {})
-
-
-def _without(files: Sequence[dict[str, Any]], kinds: Collection[str], folder: Path) -> list[dict[str, Any]]:
-    """The files of other kinds than these, which are removed."""
-    kept = [file for file in files if file["kind"] not in kinds]
-    paths = {file["path"] for file in kept}
-    for file in files:
-        if file["path"] not in paths:
-            (folder / file["path"]).unlink(missing_ok=True)
-    return kept
 
 
 def _asked(request: Request, crossing: Sequence[str]) -> dict[str, Any]:

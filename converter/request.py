@@ -15,6 +15,7 @@ from converter.finish import OPSETS
 from converter.imaging import Preprocess
 from converter.model import Piece, TensorSpec
 from converter.precision import INT4_OPSET, Precision
+from converter.report.chart import Chart
 from converter.surgery import Frontier
 from converter.targets import TARGETS
 
@@ -58,6 +59,9 @@ class Request:
         min_snr: what every output has to reach, in dB.
         dress: what stands around each piece: layout, fixed sizes, images in, classes out, names.
         images: what is done to samples that are images, where the piece does not do it itself.
+        largest_batch: prove ONNX files on as many samples at once as fit into memory, too.
+        drift: compare every layer of the model besides, for the report.
+        noise_floor: with `drift`: against the framework in float64 as well.
     """
 
     to: tuple[str, ...] = ()
@@ -82,6 +86,9 @@ class Request:
     min_snr: float | None = None
     dress: Dress = dataclasses.field(default_factory=Dress)
     images: Preprocess | None = None
+    largest_batch: bool = False
+    drift: bool = False
+    noise_floor: bool = False
 
     def __post_init__(self) -> None:
         if self.split and (self.to or self.from_):
@@ -108,6 +115,7 @@ class Request:
             raise UsageError(f"--min-snr {self.min_snr:g}: expected a number of dB above 0")
         self._check_precision(natives)
         self._check_dress()
+        self._check_drift()
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 
@@ -123,6 +131,10 @@ class Request:
             raise UsageError("--link leaves weights where they are: --precision does not go with it")
         if self.opset is not None and self.precision.kind == "int4-weights" and self.opset < INT4_OPSET:
             raise UsageError(f"opset {self.opset} has no types of 4 bits: expected {INT4_OPSET} at least")
+
+    def _check_drift(self) -> None:
+        if self.noise_floor and not self.drift:
+            raise UsageError("--noise-floor goes with --drift")
 
     def _check_dress(self) -> None:
         if self.images is not None and self.samples is None:
@@ -162,6 +174,7 @@ class Pieces:
         tables: rows of the embedding that each integer input of the model indexes.
         lowered: role of a piece of less precision → what was done to it.
         dressed: the source as the pieces see it, where something stands around them.
+        chart: what became of each layer of the source.
     """
 
     pieces: tuple[Piece, ...]
@@ -171,6 +184,7 @@ class Pieces:
     tables: Mapping[str, int]
     lowered: Mapping[str, Lowered] = dataclasses.field(default_factory=dict)
     dressed: Dressed | None = None
+    chart: Chart | None = None
 
     def turned(self, piece: Piece) -> dict[str, list[int]]:
         """Inputs and outputs of a piece whose axes are not in the source's order → the permutation."""

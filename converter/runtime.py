@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import importlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from converter.cuda import cuda_facts, cuda_problem, expect_cuda, settings
 from converter.errors import UsageError, ValidationError
+from converter.placement import Assigned, Placement
 
-__all__ = ["KernelRun", "ProfiledSession", "Session", "loads", "provider_for", "save_ort", "version"]
+__all__ = [
+    "Device",
+    "KernelRun",
+    "ProfiledSession",
+    "Session",
+    "device_for",
+    "loads",
+    "provider_for",
+    "save_graph",
+    "save_ort",
+    "version",
+]
 
 # Types that neither go into a session from NumPy nor come out as what they are.
 _NO_ARRAYS = frozenset(
@@ -40,39 +57,124 @@ def version() -> str:
     return str(_onnxruntime().__version__)
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Device:
+    """Where ONNX Runtime runs, and why there.
+
+    Attributes:
+        asked: `auto`, `cpu` or `cuda`.
+        provider: the execution provider.
+        why: what decided it.
+        facts: of a GPU: `gpu`, `driver`, `memory` and `memory_limit` in bytes, and the version of CUDA that
+            ONNX Runtime is built with; those that could be had.
+    """
+
+    asked: str
+    provider: str
+    why: str
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def __str__(self) -> str:
+        on = f" on {self.facts['gpu']}" if "gpu" in self.facts else ""
+        return f"{self.provider}{on}" + (f" (auto: {self.why})" if self.asked == "auto" else "")
+
+    def as_dict(self) -> dict[str, Any]:
+        """As JSON-ready values."""
+        return {"asked": self.asked, "provider": self.provider, "why": self.why, **self.facts}
+
+
+def device_for(device: str) -> Device:
+    """Where to run for `auto`, `cpu` or `cuda`; `auto` takes CUDA where a trial runs on it.
+
+    Raises:
+        UsageError: an unknown device.
+        ValidationError: `cuda` was asked for and does not compute here; it says why.
+    """
+    if device not in ("auto", *_PROVIDERS):
+        raise UsageError(f"device {device!r}: expected auto, cpu or cuda")
+    runtime = _onnxruntime()
+    if device == "cpu":
+        return Device(device, _PROVIDERS["cpu"], "asked for")
+    if device == "auto":
+        problem = cuda_problem(runtime)
+        if problem is not None:
+            return Device(device, _PROVIDERS["cpu"], problem)
+    expect_cuda(runtime)
+    why = "asked for" if device == "cuda" else "a product and a convolution ran on CUDA"
+    return Device(device, _PROVIDERS["cuda"], why, cuda_facts(runtime))
+
+
 def provider_for(device: str) -> str:
     """The execution provider for `auto`, `cpu` or `cuda`.
 
     Raises:
-        UsageError: an unknown device.
-        ValidationError: `cuda` was asked for and this ONNX Runtime has no CUDA provider.
+        UsageError, ValidationError: as of `device_for`.
     """
-    if device not in ("auto", *_PROVIDERS):
-        raise UsageError(f"device {device!r}: expected auto, cpu or cuda")
-    available = _onnxruntime().get_available_providers()
-    if device == "auto":
-        # onnxruntime-gpu lists CUDA on machines without a driver as well; the driver's file decides.
-        usable = _PROVIDERS["cuda"] in available and Path("/proc/driver/nvidia/version").exists()
-        device = "cuda" if usable else "cpu"
-    provider = _PROVIDERS[device]
-    if provider not in available:
-        raise ValidationError(
-            f"device {device}: this ONNX Runtime has only {', '.join(available)}",
-            hint="pip uninstall onnxruntime, then pip install 'converter[gpu]'",
-        )
-    return provider
+    return device_for(device).provider
 
 
-def loads(model: bytes, provider: str) -> bool:
-    """Whether a serialised model loads on a provider: it has a kernel for each operator and dtype."""
+def loads(model: bytes, provider: str, *, alone: bool = False) -> bool:
+    """Whether a serialised model loads on a provider: there is a kernel for each operator and dtype.
+
+    Args:
+        model: the model.
+        provider: the execution provider.
+        alone: the CPU's kernels do not count, which stand in for another provider's missing ones.
+    """
     runtime = _onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
+    if alone and provider != _PROVIDERS["cpu"]:
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        runtime.InferenceSession(model, options, providers=[provider])
+        runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
     except Exception:  # ONNX Runtime has a class of exceptions for each of its status codes
         return False
     return True
+
+
+def save_graph(
+    model: Path | bytes, scratch: Path, *, folder: Path | None = None, custom_ops: Sequence[Path] = ()
+) -> Path:
+    """Save what ONNX Runtime makes of a model before it gives nodes to providers, without its weights.
+
+    Args:
+        model, folder, custom_ops: as of `Session`.
+        scratch: an empty folder.
+
+    Returns:
+        An ONNX file with the types of its values; weights over 1 KB are missing.
+
+    Raises:
+        ValidationError: the model does not load.
+    """
+    runtime = _onnxruntime()
+    options = runtime.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    if folder is not None:
+        options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
+    found = _saves_graph(options, scratch)
+    content = str(model) if isinstance(model, Path) else model
+    try:
+        for library in custom_ops:
+            options.register_custom_ops_library(str(library.resolve()))
+        runtime.InferenceSession(content, options, providers=[_PROVIDERS["cpu"]])
+    except Exception as error:
+        raise ValidationError(f"ONNX Runtime cannot save the graph: {error}") from error
+    return found
+
+
+def _saves_graph(options: Any, scratch: Path) -> Path:
+    """Let a session save its optimised graph; where to."""
+    path = scratch / "optimized.onnx"
+    options.optimized_model_filepath = str(path)
+    # Only the graph is wanted. Its weights would be as large as the model's, and more than 2 GB do not
+    # fit into one message: they go to a file of their own, which throws them away.
+    (scratch / "weights").symlink_to(os.devnull)
+    for key, value in (("file_name", "weights"), ("min_size_in_bytes", "1024")):
+        options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+    return path
 
 
 def save_ort(model: Path, path: Path) -> None:
@@ -136,10 +238,10 @@ class Session:
         """
         runtime = _onnxruntime()
         options = self._options(runtime, folder, optimize=optimize, threads=threads)
-        settings: dict[str, str] = {}
+        chosen: dict[str, str] = {}
         if provider == _PROVIDERS["cuda"]:
-            # TF32 keeps 10 bits of the significand: it would hide errors as large as a wrong epsilon.
-            settings = {"use_tf32": "0", "cudnn_conv_algo_search": "HEURISTIC"}
+            chosen = settings()
+            options.use_deterministic_compute = True
         name = model.name if isinstance(model, Path) else "the model"
         try:
             for library in custom_ops:
@@ -147,7 +249,11 @@ class Session:
             content = str(model) if isinstance(model, Path) else model
             without = [] if blocked else ["NchwcTransformer"]
             self._session = runtime.InferenceSession(
-                content, options, providers=[(provider, settings)], disabled_optimizers=without
+                content,
+                options,
+                providers=[(provider, chosen)],
+                disabled_optimizers=without,
+                enable_fallback=0,  # else a provider that fails in a run is silently put out for the CPU
             )
         except Exception as error:
             unknown = "is not a registered" in str(error)
@@ -156,6 +262,7 @@ class Session:
                 f"ONNX Runtime cannot load {name}: {words}",
                 hint="--custom-ops LIB names a library with its operators" if unknown else None,
             ) from error
+        self._provider = provider
         got = self._session.get_providers()[0]
         if got != provider:
             raise ValidationError(f"{name} was to run on {provider}, but {got} took it")
@@ -174,6 +281,7 @@ class Session:
         options = runtime.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads
+        options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if folder is not None:
             options.add_session_config_entry(
                 "session.model_external_initializers_file_folder_path", str(folder)
@@ -181,6 +289,20 @@ class Session:
         if not optimize:
             options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         return options
+
+    @property
+    def placement(self) -> Placement:
+        """Which provider each node was given to, without reasons.
+
+        Bodies of If, Loop and Scan are part of it. Copies between the host and a device are not: they are
+        put in afterwards.
+        """
+        nodes = [
+            Assigned(part.ep_name, _operator(node.domain, node.op_type), node.name)
+            for part in self._session.get_provider_graph_assignment_info()
+            for node in part.get_nodes()
+        ]
+        return Placement(self._provider, tuple(nodes))
 
     def run(self, feeds: Mapping[str, Any], outputs: Sequence[str] = ()) -> dict[str, Any]:
         """Outputs by name, all of them unless some are asked for; sequences are lists, empty optionals None.
@@ -190,11 +312,71 @@ class Session:
         """
         wanted = list(outputs) or self.outputs
         given = {name: _fed(feeds[name]) for name in self.inputs}
-        try:
-            values = self._session.run(wanted, given)
-        except Exception as error:
-            raise ValidationError(f"ONNX Runtime fails inside the graph: {error}") from error
+        with _within() as options:
+            try:
+                values = self._session.run(wanted, given, options)
+            except Exception as error:
+                if options.terminate:
+                    raise ValidationError(
+                        f"ONNX Runtime takes longer than {_seconds():g} seconds for one run, and was stopped",
+                        hint="CONVERTER_RUN_SECONDS allows for more; a loop in the graph may have no end",
+                    ) from error
+                full = any(words in str(error) for words in _FULL)
+                raise ValidationError(
+                    f"ONNX Runtime fails inside the graph: {error}",
+                    hint="the device's memory is too small or held by others: --device cpu" if full else None,
+                ) from error
         return dict(zip(wanted, values, strict=True))
+
+
+# A loop of some bytes can run for centuries; models of billions of weights take minutes.
+_RUN_SECONDS = "1800"
+_deadlines: dict[int, tuple[float, Any]] = {}
+
+
+def _seconds() -> float:
+    text = os.environ.get("CONVERTER_RUN_SECONDS") or _RUN_SECONDS
+    if not text.isdigit() or not int(text):
+        raise UsageError(f"CONVERTER_RUN_SECONDS={text}: expected a whole number of seconds")
+    return float(text)
+
+
+@functools.cache
+def _watchdog() -> threading.Thread:
+    """What stops runs at their deadlines: one thread for all, since starting one would be seen in timings."""
+
+    def watch() -> None:
+        while True:
+            time.sleep(0.25)
+            now = time.monotonic()
+            for deadline, options in list(_deadlines.values()):
+                if now > deadline:
+                    options.terminate = True
+
+    thread = threading.Thread(target=watch, name="converter-deadlines", daemon=True)
+    thread.start()
+    return thread
+
+
+@contextlib.contextmanager
+def _within() -> Iterator[Any]:
+    """Options of one run, which is stopped between two nodes once it takes too long."""
+    options = _onnxruntime().RunOptions()
+    seconds = _seconds()
+    _watchdog()
+    _deadlines[id(options)] = time.monotonic() + seconds, options
+    try:
+        yield options
+    finally:
+        del _deadlines[id(options)]
+
+
+# What ONNX Runtime says when an arena is at its limit, or the device has no more memory.
+_FULL = ("Available memory of", "Failed to allocate memory", "out of memory")
+
+
+def _operator(domain: str, kind: str) -> str:
+    return kind if domain in ("", "ai.onnx") else f"{domain}::{kind}"
 
 
 def _fed(value: Any) -> Any:
@@ -254,12 +436,7 @@ class ProfiledSession(Session):
         options = super()._options(runtime, folder, optimize=optimize, threads=threads)
         options.enable_profiling = True
         options.profile_file_prefix = str(self._scratch / "profile")
-        options.optimized_model_filepath = str(self.optimized)
-        # Only the graph is wanted. Its weights would be as large as the model's, and more than 2 GB do not
-        # fit into one message: they go to a file of their own, which throws them away.
-        (self._scratch / "weights").symlink_to(os.devnull)
-        for key, value in (("file_name", "weights"), ("min_size_in_bytes", "1024")):
-            options.add_session_config_entry(f"session.optimized_model_external_initializers_{key}", value)
+        _saves_graph(options, self._scratch)
         return options
 
     def finish(self) -> list[KernelRun]:

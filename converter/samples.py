@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import zipfile
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,21 +10,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
+from converter.arrays import load_arrays
 from converter.errors import UsageError, ValidationError
 from converter.imaging import Preprocess, read_images
 from converter.model import Array, TensorSpec
-from converter.onnxfile import STANDARD, OnnxFile
+from converter.onnxfile import STANDARD, OnnxFile, memory_limit
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BATCHES", "draw", "read_samples", "vocabularies"]
+__all__ = ["BATCHES", "IMAGE_SIDE", "LENGTH", "complete", "count_of", "draw", "read_samples", "vocabularies"]
 
 BATCHES = (1, 3)
 _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip"])
 _WORDS = np.array("alpha beta gamma delta epsilon zeta eta theta".split())
 _INTEGERS = (onnx.TensorProto.INT32, onnx.TensorProto.INT64)
-_IMAGE_SIDE, _LENGTH = 64, 12
+IMAGE_SIDE, LENGTH = 64, 12
 # Of the range that a model expects; samples that cover less were scaled for another one.
 _LEAST_SHARE = 0.02
 _FAR = 3  # ranges outside of the range: normal noise does not get there, pixels of 0 to 255 do
@@ -90,6 +91,7 @@ def draw(specs: Sequence[TensorSpec], tables: Mapping[str, int], seed: int) -> l
     for number, batch in enumerate(batches):
         rng = np.random.default_rng([seed, number])
         sizes = _sizes(specs, batch)
+        _refuse_large(specs, sizes)
         feeds.append({spec.name: np.asarray(_draw_one(spec, tables, sizes, rng)) for spec in specs})
     return feeds
 
@@ -100,11 +102,26 @@ def _sizes(specs: Sequence[TensorSpec], batch: int) -> dict[str, int]:
     for spec in sorted(specs, key=lambda spec: -len(spec.shape)):
         for axis, size in enumerate(spec.shape):
             if isinstance(size, str):
-                usual = _IMAGE_SIDE if len(spec.shape) >= 4 else _LENGTH
+                usual = IMAGE_SIDE if len(spec.shape) >= 4 else LENGTH
                 if spec.dtype == "uint8":
                     usual = _IMAGE_SIZES.get(size, usual)
                 sizes.setdefault(size, batch if axis == 0 else usual)
     return sizes
+
+
+def _refuse_large(specs: Sequence[TensorSpec], sizes: Mapping[str, int]) -> None:
+    """Refuse inputs that no memory holds: a file of some bytes can declare such."""
+    for spec in specs:
+        count = math.prod(size if isinstance(size, int) else sizes.get(size, 1) for size in spec.shape)
+        # Random numbers are drawn in float64.
+        if count * 8 > memory_limit():
+            raise ValidationError(
+                f"samples of the input {spec.name} would have {count:,} numbers, more than memory holds"
+            )
+        if any(isinstance(size, int) and size < 0 for size in spec.shape):
+            raise ValidationError(
+                f"the input {spec} has a negative size", hint="--shape fixes the sizes of inputs"
+            )
 
 
 def _draw_one(
@@ -160,6 +177,28 @@ def _smooth(shape: tuple[int, ...], rng: np.random.Generator) -> Array:
     return np.asarray(0.3 * level + share * coarse + (0.7 - share) * values)
 
 
+def count_of(batch: Mapping[str, Array]) -> int:
+    """How many samples a batch has: the length of its longest axis 0."""
+    return max((len(array) for array in batch.values() if array.ndim), default=1)
+
+
+def complete(specs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> int:
+    """How many samples there are for these inputs.
+
+    Raises:
+        UsageError: an input without samples, or none at all.
+    """
+    missing = [spec.name for spec in specs if spec.name not in samples]
+    if missing:
+        raise UsageError(
+            f"no samples for the inputs {', '.join(missing)}, got {', '.join(samples) or 'none'}"
+        )
+    count = count_of(samples)
+    if count == 0:
+        raise UsageError("no samples: the arrays are empty")
+    return count
+
+
 def read_samples(
     path: Path,
     specs: Sequence[TensorSpec],
@@ -186,18 +225,9 @@ def read_samples(
     """
     if path.is_dir():
         return _read_folder(path, specs, preprocess, channels_last)
-    try:
-        loaded = np.load(path, allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays = {specs[0].name: loaded}
-        else:
-            with loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise UsageError(
-            f"samples {path}: not a readable .npz or .npy file, nor a folder: {error}",
-            hint="numpy.savez('samples.npz', **{input_name: array}); object arrays are refused",
-        ) from error
+    arrays = load_arrays(path, "samples")
+    if "" in arrays:  # an .npy file is for the first input
+        arrays = {specs[0].name: arrays[""]}
     if len(arrays) == 1 and len(specs) == 1:
         arrays = {specs[0].name: next(iter(arrays.values()))}
     for spec in specs:

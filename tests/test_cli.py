@@ -60,7 +60,12 @@ def test_trunk_with_report(model_file: Path) -> None:
     assert "passed" in result.output
     assert "UNTRAINED" not in result.output
     folder = Path("build/small-inner1")
-    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "trunk.keras", "trunk.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "report.html",
+        "report.json",
+        "trunk.keras",
+        "trunk.onnx",
+    ]
     report = json.loads((folder / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
     assert report["pieces"][0]["outputs"] == [
@@ -439,7 +444,7 @@ def test_keras_target_inside_a_loop(structure: Any, here: Path) -> None:
     message = refused(6, "convert", "video.keras", "--to", "frames/conv@2", "--targets", "onnx,keras")
     assert "cut at the layer around it" in message
     (folder,) = Path("build").iterdir()
-    assert sorted(path.name for path in folder.iterdir()) == ["report.json", "trunk.onnx"]
+    assert sorted(path.name for path in folder.iterdir()) == ["report.html", "report.json", "trunk.onnx"]
     report = json.loads((folder / "report.json").read_text())
     jsonschema.validate(report, SCHEMA)
     assert [failed["kind"] for failed in report["failures"]] == ["keras"]

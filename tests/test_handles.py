@@ -22,10 +22,15 @@ def test_load_cut_validate_save(structure: Any, tmp_path: Path) -> None:
     )
     certificate = cut.validate()
     assert certificate.passed
-    assert str(certificate).startswith("passed: 2 comparisons, largest scaled error")
+    assert str(certificate).startswith("passed: 7 comparisons, largest scaled error")
     document = cut.save(tmp_path, targets=["onnx", "keras"])
     assert document.status == "passed"
-    assert {path.name for path in tmp_path.iterdir()} == {"trunk.onnx", "trunk.keras", "report.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "trunk.onnx",
+        "trunk.keras",
+        "report.json",
+        "report.html",
+    }
 
 
 def test_the_file_computes_what_the_layer_does(structure: Any, tmp_path: Path) -> None:
@@ -62,7 +67,7 @@ def test_a_failed_validation_raises_on_save(structure: Any, tmp_path: Path, monk
 
     monkeypatch.setattr(type(model._source), "run", off)
     assert not cut.validate().passed
-    with pytest.raises(converter.ValidationError, match="2 of 2 comparisons failed"):
+    with pytest.raises(converter.ValidationError, match="7 of 7 comparisons failed"):
         cut.save(tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

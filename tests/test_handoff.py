@@ -182,7 +182,11 @@ def test_what_does_not_load_again_is_left_out(
     cut = converter.load(structure("residual")).cut(to="inner2")
     with pytest.raises(TargetError, match="savedmodel: it does not load"):
         cut.save(tmp_path / "out", targets=["onnx", "savedmodel"])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["report.json", "trunk.onnx"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "report.html",
+        "report.json",
+        "trunk.onnx",
+    ]
 
 
 def test_what_computes_something_else_stops_the_run(

@@ -489,7 +489,9 @@ def test_weights_inside_and_outside(options: dict[str, Any], where: str, tmp_pat
     document = converter.load(path).cut(to="b").save(tmp_path / "out", external_data=where)
     assert document.status == "passed"
     names = sorted(file.name for file in (tmp_path / "out").iterdir())
-    assert names == ["report.json", "trunk.onnx"] + (["trunk.onnx.data"] if where == "always" else [])
+    assert names == ["report.html", "report.json", "trunk.onnx"] + (
+        ["trunk.onnx.data"] if where == "always" else []
+    )
     (weight,) = onnx.load(tmp_path / "out/trunk.onnx").graph.initializer
     assert np.array_equal(numpy_helper.to_array(weight), random(40, 50))
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app
+from converter.cli.console import Screen
+from converter.cli.program import app
 
 __all__ = ["cache"]
 
@@ -28,4 +28,4 @@ def cache(
     if clear:
         print(f"removed {store.clear()} exports from {store.folder}")
         return
-    cache_table(Console(), store.folder, store.limit, [(e.path, e.header) for e in store.entries()])
+    cache_table(Screen(), store.folder, store.limit, [(e.path, e.header) for e in store.entries()])

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
-from converter.cli.options import CustomOpsOption, CustomOption, SeedOption
+from converter.cli.console import Screen
+from converter.cli.options import CustomOpsOption, CustomOption, SeedOption, limited
+from converter.cli.program import app, fail
 from converter.errors import ConverterError, UsageError, ValidationError
+from converter.supervision import channel
 
 __all__ = ["compare"]
 
@@ -23,6 +24,7 @@ _KINDS = (
 
 
 @app.command()
+@limited
 def compare(
     a: Annotated[Path, typer.Argument(help=f"The reference: {_KINDS}", show_default=False)],
     b: Annotated[Path, typer.Argument(help="What is held against it: any of these.", show_default=False)],
@@ -90,9 +92,11 @@ def compare(
             raise UsageError(f"--min-snr {min_snr}: expected a number of decibels")
         asked = Asked(_names("input", inputs), _names("output", outputs), parse_turns(turn or ()))
         means = Means(trust, custom_objects, tuple(custom_ops or ()))
+        channel.stage("open")
+        sides = open_artifact(a, means), open_artifact(b, means)
+        channel.stage("measure")
         outcome = compare_artifacts(
-            open_artifact(a, means),
-            open_artifact(b, means),
+            *sides,
             asked=asked,
             bounds=Bounds(tolerance, min_snr),
             samples=samples,
@@ -101,7 +105,7 @@ def compare(
         if as_json:
             print(json.dumps(compared_as_json(outcome), indent=2, ensure_ascii=False))
         else:
-            compared_table(Console(), outcome)
+            compared_table(Screen(), outcome)
         if not outcome.agree:
             raise ValidationError(f"{a} and {b} {outcome}")
     except ConverterError as error:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, explain
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -22,15 +21,18 @@ from converter.cli.options import (
     TrustOption,
     WeightsOption,
     WholeOption,
+    limited,
     parted,
 )
 from converter.cli.pairs import names_of, sizes_of, words_of
-from converter.errors import ConverterError
+from converter.cli.program import app, explain, heeding
+from converter.errors import ConverterError, UsageError
 
 __all__ = ["convert", "folder_name"]
 
 
 @app.command()
+@limited
 def convert(
     source: SourceArgument,
     to: Annotated[
@@ -204,6 +206,20 @@ def convert(
         ),
     ] = False,
     custom_ops: CustomOpsOption = None,
+    largest_batch: Annotated[
+        bool,
+        typer.Option("--largest-batch", help="Prove on as many samples at once as fit into memory, too."),
+    ] = False,
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift", help="Compare every layer of the whole model besides; the report draws the errors."
+        ),
+    ] = False,
+    noise_floor: Annotated[
+        bool,
+        typer.Option("--noise-floor", help="With --drift: against the framework in float64 as well."),
+    ] = False,
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Write without proof, marked UNVALIDATED.")
     ] = False,
@@ -230,7 +246,7 @@ def convert(
     from converter.sources import Opening, resolve
     from converter.sources.functions import function_of
 
-    terminal = Terminal(Console(stderr=as_json, quiet=as_json))
+    terminal = Terminal(Screen(stderr=as_json, quiet=as_json))
     timings = Timings()
     folder = output or Path("build")
     axes = tuple(dynamic or ())
@@ -277,13 +293,16 @@ def convert(
             images=None if images is None else Preprocess.parse(images),
             precision=_precision(precision, calibration, keep_float or [], io, min_snr),
             min_snr=min_snr,
+            largest_batch=largest_batch,
+            drift=drift,
+            noise_floor=noise_floor,
         )
         with timings.stage("open"):
             terminal.stage("open", source)
             model = resolve(source, how)
             terminal.stage("source", f"{model.info.locator}, weights {model.info.weights}")
         folder = output or Path("build") / folder_name(model.info.name, request)
-        document = run(model, request, folder, terminal.stage, timings)
+        document = run(model, request, folder, heeding(terminal.stage), timings)
         terminal.report(document, str(folder))
     except ConverterError as error:
         explain(error, terminal, str(folder), as_json=as_json)
@@ -297,7 +316,6 @@ def _precision(kind: str | None, method: str, keep: Sequence[str], io: str, min_
     Raises:
         UsageError: there is none, or options that want one.
     """
-    from converter.errors import UsageError
     from converter.precision import Precision
 
     if kind is not None:

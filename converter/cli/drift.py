@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -21,13 +19,17 @@ from converter.cli.options import (
     SourceArgument,
     TrustOption,
     WeightsOption,
+    limited,
 )
-from converter.errors import ConverterError, UsageError, ValidationError
+from converter.cli.program import app, fail
+from converter.errors import ConverterError, ValidationError
+from converter.supervision import channel
 
 __all__ = ["drift"]
 
 
 @app.command()
+@limited
 def drift(
     source: SourceArgument,
     samples: Annotated[
@@ -79,49 +81,28 @@ def drift(
     Every layer boundary is compared at once, the framework against ONNX Runtime: computed from the
     model's inputs, and by the layer alone on the framework's own tensors. Exit code 5 when a layer departs.
     """
-    from converter.drifting import drift as measure
-    from converter.pipeline import whole
+    from converter.handles import Model
     from converter.report.drift import drift_as_json, drift_table, plot_drift
     from converter.report.roofline import check_plot
-    from converter.runtime import provider_for
-    from converter.samples import draw, read_samples, vocabularies
     from converter.sources import Opening, resolve
 
     libraries, axes = tuple(custom_ops or ()), tuple(dynamic or ())
     how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
     try:
-        if tolerance is not None and not 0 <= tolerance < math.inf:
-            raise UsageError(f"--tolerance {tolerance:g}: expected a number of 0 or more")
-        if tolerance is not None and noise_floor:
-            raise UsageError("--tolerance and --noise-floor exclude each other: the floor sets what passes")
         if plot is not None:
             check_plot(plot)
-        provider = provider_for(device)
-        model = resolve(source, how)
-        if noise_floor and model.info.kind == "onnx":
-            model.run64({}, ())  # says why not
-        layered = whole(model)
-        if samples is None:
-            inputs = draw(layered.inputs, vocabularies(layered.graph), seed)[-1]
-        else:
-            last = {"keras": True, "torch": False}.get(model.info.kind)
-            inputs = read_samples(samples, layered.inputs, channels_last=last)[-1]
-        found = measure(
-            model,
-            layered,
-            inputs,
-            provider=provider,
-            custom_ops=libraries,
-            tolerance=tolerance,
-            noise_floor=noise_floor,
-            finished=finished,
+        channel.stage("open")
+        model = Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
+        channel.stage("measure")
+        found = model.drift(
+            samples=samples, device=device, tolerance=tolerance, noise_floor=noise_floor, finished=finished
         )
         if plot is not None:
             plot_drift(plot, found)
         if as_json:
             print(json.dumps(drift_as_json(found), indent=2, ensure_ascii=False))
         else:
-            drift_table(Console(), found, top)
+            drift_table(Screen(), found, top)
     except ConverterError as error:
         fail(error)
     if not found.passed:

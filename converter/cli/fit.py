@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, explain
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -19,14 +18,17 @@ from converter.cli.options import (
     SourceArgument,
     TargetsOption,
     TrustOption,
+    limited,
     parted,
 )
+from converter.cli.program import app, explain
 from converter.errors import ConverterError
 
 __all__ = ["fit"]
 
 
 @app.command()
+@limited
 def fit(
     source: SourceArgument,
     data: Annotated[
@@ -98,7 +100,7 @@ def fit(
     from converter.sources import Opening, resolve
     from converter.training import Training
 
-    terminal = Terminal(Console(stderr=as_json, quiet=as_json))
+    terminal = Terminal(Screen(stderr=as_json, quiet=as_json))
     timings = Timings()
     folder = output or Path("build")
     libraries = tuple(custom_ops or ())

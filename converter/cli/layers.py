@@ -6,9 +6,8 @@ import json
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOption,
     DynamicOption,
@@ -18,13 +17,17 @@ from converter.cli.options import (
     SourceArgument,
     TrustOption,
     WeightsOption,
+    limited,
 )
+from converter.cli.program import app, fail
 from converter.errors import ConverterError
+from converter.supervision import channel
 
 __all__ = ["layers"]
 
 
 @app.command()
+@limited
 def layers(
     source: SourceArgument,
     weights: WeightsOption = "auto",
@@ -48,11 +51,12 @@ def layers(
 
     how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()), not no_cache)
     try:
+        channel.stage("open")
         model = resolve(source, how)
         legal = legal_cuts(whole(model), model.outputs)
         if as_json:
             print(json.dumps(layers_as_json(model.layers, legal), indent=2, ensure_ascii=False))
         else:
-            layer_table(Console(), model.layers, legal)
+            layer_table(Screen(), model.layers, legal)
     except ConverterError as error:
         fail(error)

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+
+from converter.cli.program import fail
+from converter.errors import UsageError
+from converter.supervision import limits, temporary
 
 __all__ = [
     "CustomOpsOption",
@@ -19,6 +26,7 @@ __all__ = [
     "TrustOption",
     "WeightsOption",
     "WholeOption",
+    "limited",
     "parted",
 ]
 
@@ -87,3 +95,43 @@ TargetsOption = Annotated[
 def parted(text: str) -> tuple[str, ...]:
     """The words of a list by commas."""
     return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+# What `limited` gives to a command.
+_LIMITS: dict[str, Any] = {
+    "memory_limit": Annotated[
+        str | None,
+        typer.Option(
+            help="End the run when it takes more memory: 8GB, 800MB, 1.5GiB (default: what this machine has "
+            "left).",
+            show_default=False,
+        ),
+    ],
+    "timeout": Annotated[
+        str | None,
+        typer.Option(help="End the run when it takes longer: 90 (seconds), 10m, 2h.", show_default=False),
+    ],
+}
+
+
+def limited(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command that opens a source the options --memory-limit and --timeout."""
+    signature = inspect.signature(command, eval_str=True)
+    added = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in _LIMITS.items()
+    ]
+
+    @functools.wraps(command)
+    def run(*, memory_limit: str | None, timeout: str | None, **others: Any) -> None:
+        try:
+            limits.keep(memory_limit, timeout)
+            temporary.claim()
+        except UsageError as error:
+            fail(error)
+        command(**others)
+
+    parameters = [*signature.parameters.values(), *added]
+    run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
+    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return run

@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOption,
     DynamicOption,
@@ -20,14 +19,18 @@ from converter.cli.options import (
     SourceArgument,
     TrustOption,
     WeightsOption,
+    limited,
 )
 from converter.cli.pairs import sizes_of
+from converter.cli.program import app, fail
 from converter.errors import ConverterError, UsageError
+from converter.supervision import channel
 
 __all__ = ["plan"]
 
 
 @app.command()
+@limited
 def plan(
     source: SourceArgument,
     weights: WeightsOption = "auto",
@@ -95,6 +98,7 @@ def plan(
         limits = (*rates, max_macs)
         if any(limit is not None and not (0 < limit < math.inf) for limit in limits):
             raise UsageError("rates and limits are numbers above 0")
+        channel.stage("open")
         model = resolve(source, how)
         made = reckon(whole(model), sizes_of(shape or []), every=not single)
         cuts = fitting(
@@ -111,6 +115,6 @@ def plan(
         if as_json:
             print(json.dumps(plan_as_json(made, rows), indent=2, ensure_ascii=False))
         else:
-            plan_table(Console(), made, rows)
+            plan_table(Screen(), made, rows)
     except ConverterError as error:
         fail(error)

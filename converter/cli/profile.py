@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
-from converter.cli.options import CustomOpsOption, SeedOption, TrustOption
+from converter.cli.console import Screen
+from converter.cli.options import CustomOpsOption, SeedOption, TrustOption, limited
 from converter.cli.pairs import sizes_of
+from converter.cli.program import app, fail
 from converter.errors import ConverterError, UsageError
+from converter.supervision import channel
 
 __all__ = ["profile"]
 
@@ -26,6 +27,7 @@ class By(StrEnum):
 
 
 @app.command()
+@limited
 def profile(
     files: Annotated[
         list[Path], typer.Argument(help="FILE.onnx; with --compare, two of them.", show_default=False)
@@ -79,6 +81,7 @@ def profile(
         sizes = sizes_of(shape or [])
         if plot is not None:
             check_plot(plot)
+        channel.stage("measure")
         profiles = [measure(file, setting, sizes, by=by.value, seed=seed, trust=trust) for file in files]
         ceilings = None
         if plot is not None:
@@ -91,9 +94,9 @@ def profile(
             document = profile_as_json(profiles[0], ceilings)
         elif compare:
             first, second = profiles
-            comparison_table(Console(), first, second, compared(first, second))
+            comparison_table(Screen(), first, second, compared(first, second))
         else:
-            profile_table(Console(), profiles[0])
+            profile_table(Screen(), profiles[0])
         if as_json:
             print(json.dumps(document, indent=2, ensure_ascii=False))
     except ConverterError as error:

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from converter.cli.app import app, fail
+from converter.cli.console import Screen
 from converter.cli.options import (
     CustomOpsOption,
     CustomOption,
@@ -20,13 +19,17 @@ from converter.cli.options import (
     SourceArgument,
     TrustOption,
     WeightsOption,
+    limited,
 )
+from converter.cli.program import app, fail
 from converter.errors import ConverterError
+from converter.supervision import channel
 
 __all__ = ["rank"]
 
 
 @app.command()
+@limited
 def rank(
     source: SourceArgument,
     samples: Annotated[
@@ -74,13 +77,15 @@ def rank(
     axes = tuple(dynamic or ())
     how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
     try:
+        channel.stage("open")
         model = Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
+        channel.stage("measure")
         ranking = model.rank(samples=samples, layers=layers or (), device=device)
         if plot is not None:
             plot_rank(plot, model.info.locator, ranking)
         if as_json:
             print(json.dumps(rank_as_json(ranking), indent=2, ensure_ascii=False))
         else:
-            rank_table(Console(), ranking)
+            rank_table(Screen(), ranking)
     except ConverterError as error:
         fail(error)

@@ -37,11 +37,13 @@ class Means:
         trust: let files run their author's code.
         custom_objects: a Python file with the custom classes of a Keras file; needs `trust`.
         custom_ops: libraries of operators for ONNX files.
+        provider: ONNX Runtime's execution provider for ONNX files.
     """
 
     trust: bool = False
     custom_objects: Path | None = None
     custom_ops: tuple[Path, ...] = ()
+    provider: str = "CPUExecutionProvider"
 
 
 def open_artifact(path: Path, means: Means) -> Artifact:
@@ -136,7 +138,7 @@ def _coreml(path: Path, means: Means) -> Artifact:
 
 
 def _onnx(path: Path, means: Means) -> Artifact:
-    return native.open_onnx(path, trust=means.trust, custom_ops=means.custom_ops)
+    return native.open_onnx(path, trust=means.trust, custom_ops=means.custom_ops, provider=means.provider)
 
 
 def _keras(path: Path, means: Means) -> Artifact:

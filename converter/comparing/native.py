@@ -30,8 +30,10 @@ _NARROW: dict[int, str] = {
 _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "MatMulInteger", "ConvInteger")
 
 
-def open_onnx(path: Path, *, trust: bool, custom_ops: Sequence[Path]) -> Artifact:
-    """An ONNX file in ONNX Runtime on the CPU, with its optimizations.
+def open_onnx(
+    path: Path, *, trust: bool, custom_ops: Sequence[Path], provider: str = "CPUExecutionProvider"
+) -> Artifact:
+    """An ONNX file in ONNX Runtime, with its optimizations.
 
     Raises:
         SourceError: no ONNX model, external data outside of its folder, or ONNX Runtime does not load it.
@@ -40,8 +42,10 @@ def open_onnx(path: Path, *, trust: bool, custom_ops: Sequence[Path]) -> Artifac
 
     source = open_onnx_file(path, trust=trust, custom_ops=custom_ops)
     model, folder = referring(source.file, {})
+    precision = _precision(source.file)
+    blocked = precision != "float16"  # ONNX Runtime 1.31 crashes on some of these
     try:
-        session = Session(model, folder=folder, custom_ops=custom_ops)
+        session = Session(model, provider, folder=folder, custom_ops=custom_ops, blocked=blocked)
     except ValidationError as error:
         raise SourceError(f"{path.name}: {error.message}", hint=error.hint) from error
     tables = vocabularies(source.file)
@@ -50,7 +54,7 @@ def open_onnx(path: Path, *, trust: bool, custom_ops: Sequence[Path]) -> Artifac
         for spec in source.inputs
     )
     outputs = tuple(boundary.spec for boundary in source.outputs)
-    return Artifact("onnx", path, inputs, outputs, session.run, _precision(source.file))
+    return Artifact("onnx", path, inputs, outputs, session.run, precision)
 
 
 def _precision(file: OnnxFile) -> str | None:

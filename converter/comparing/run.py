@@ -17,9 +17,10 @@ from converter.errors import UsageError, ValidationError
 from converter.model import Array, Dim, TensorSpec
 from converter.samples import draw, read_samples
 from converter.targets.artifact import Artifact
+from converter.targets.brief import Run
 from converter.validation.comparison import EMPTY, LOSSY, TOLERANCES, Comparison, compare, spread_of
 
-__all__ = ["Bounds", "compare_artifacts", "limits_for", "shared_inputs"]
+__all__ = ["Bounds", "compare_artifacts", "limits_for", "seen_as", "shared_inputs"]
 
 Feeds = dict[str, Array]
 
@@ -87,6 +88,25 @@ def compare_artifacts(
         tuple(results),
         _notes(a, b),
     )
+
+
+def seen_as(
+    artifact: Artifact, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], asked: Asked
+) -> Run:
+    """An artifact as a function between tensors of other names, layouts and dtypes, which pair with its own.
+
+    Raises:
+        UsageError: inputs that do not pair; when it is called, outputs, too.
+    """
+    pairs = pair_inputs(inputs, artifact.inputs, asked)
+
+    def run(feeds: Mapping[str, Array]) -> Feeds:
+        found = _arrays(artifact, _fed(pairs, feeds))
+        paired = pair_outputs(outputs, _specs(artifact, found), asked, pairs)
+        turned = {pair.a.name: _as_in_a(pair, found[pair.b.name]) for pair in paired.pairs}
+        return {name: array for name, array in turned.items() if array is not None}
+
+    return run
 
 
 def _notes(a: Artifact, b: Artifact) -> tuple[str, ...]:

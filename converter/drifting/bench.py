@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,9 @@ import onnx
 from converter.drifting.points import Point
 from converter.errors import ValidationError
 from converter.model import Array, LayeredModel
-from converter.onnxfile import OnnxFile, referring
 from converter.onnxfile.index import inner_graphs
 from converter.runtime import Session
-from converter.surgery import cut
-from converter.targets import TARGETS
+from converter.stored import read_instead, stored, tap
 
 __all__ = ["FED", "Bench"]
 
@@ -51,30 +48,11 @@ class Bench:
         self._provider, self._custom_ops = provider, tuple(custom_ops)
         self._values = [point.value for point in points]
         self._varying = [point.value for point in points if not point.constant]
-        if isinstance(model.graph, OnnxFile):
-            content, self._folder = referring(model.graph, {})
-            self._proto = onnx.ModelProto.FromString(content)
-            del self._proto.graph.output[:]
-        else:
-            # Under their own names in the graph: no other value has to step aside for them.
-            ends = [
-                dataclasses.replace(p.boundary, spec=dataclasses.replace(p.boundary.spec, name=p.value))
-                for p in points
-            ]
-            path, self._folder = folder / "model.onnx", folder
-            TARGETS["onnx"].write(cut(model, "model", (), ends), path, {}, beside=True)
-            self._proto = onnx.load(path, load_external_data=False)
-        del self._proto.graph.value_info[:]
-        self._tap()
-        _narrow_identities(self._proto.graph)
+        self._proto, self._folder = stored(model, [point.boundary for point in points], folder)
+        del self._proto.graph.output[:]
+        tap(self._proto.graph, self._values)
         self._whole: Session | None = None
         self._parted: Session | None = None
-
-    def _tap(self) -> None:
-        there = {info.name for info in self._proto.graph.output}
-        for value in self._values:
-            if value not in there:
-                self._proto.graph.output.add(name=value)  # ONNX Runtime infers its type
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Any]:
         """Every point, computed from the model's inputs.
@@ -116,8 +94,7 @@ def _parted(model: onnx.ModelProto, fed: Mapping[str, Array]) -> onnx.ModelProto
     """The model in which whatever read one of these values reads an input of the same type."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    names = {value: value + FED for value in fed}
-    _read_instead(copy.graph, names)
+    read_instead(copy.graph, {value: value + FED for value in fed})
     read = _reads(copy.graph)
     for value, array in fed.items():
         if value + FED in read:
@@ -133,22 +110,6 @@ def _parted(model: onnx.ModelProto, fed: Mapping[str, Array]) -> onnx.ModelProto
     return copy
 
 
-def _read_instead(graph: onnx.GraphProto, names: Mapping[str, str]) -> None:
-    for node in graph.node:
-        node.input[:] = [names.get(name, name) for name in node.input]
-        for inner in inner_graphs(node):
-            _read_instead(inner, names)
-
-
 def _reads(graph: onnx.GraphProto) -> set[str]:
     found = {name for node in graph.node for name in node.input}
     return found.union(*(_reads(inner) for node in graph.node for inner in inner_graphs(node)))
-
-
-def _narrow_identities(graph: onnx.GraphProto) -> None:
-    """Take from an Identity all but its first input: exported loops have such with the shape as a second."""
-    for node in graph.node:
-        if node.op_type == "Identity":
-            del node.input[1:]
-        for inner in inner_graphs(node):
-            _narrow_identities(inner)

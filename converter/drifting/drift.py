@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from converter.drifting.sides import Answers, Sides
 from converter.drifting.verdicts import ACCUMULATED, OWN, Measured, Row, verdicts
 from converter.errors import UsageError, ValidationError
 from converter.model import Array, LayeredModel, Source, SourceInfo
+from converter.samples import complete, count_of
+from converter.scratch import Scratch
 from converter.validation import Comparison, compare, spread_of
 
 __all__ = ["Drift", "drift"]
@@ -114,16 +115,16 @@ def drift(
     if not found.all:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in [*found.skipped.items()][:3])
         raise ValidationError(f"no boundary of this model can be compared{reasons and f' ({reasons})'}")
-    total = _count(samples)
+    total = count_of(samples)
     options = {"noise_floor": noise_floor, "finished": finished}
-    with tempfile.TemporaryDirectory(prefix="converter-") as folder:
-        sides = Sides(source, layered, found.all, Path(folder), provider, custom_ops, **options)
+    with Scratch() as folder:
+        sides = Sides(source, layered, found.all, folder, provider, custom_ops, **options)
         tallies = {point.value: _Tally(point) for point in sides.points}
         done = 0
         for feeds in _batches(layered, found.all, samples):
             for value, answers in sides.run(feeds).items():
                 tallies[value].add(answers)
-            done += _count(feeds)
+            done += count_of(feeds)
             if progress is not None:
                 progress("drift", f"{done} of {total} samples at {len(found.all)} boundaries")
     measured = [tally.measured() for tally in tallies.values()]
@@ -217,10 +218,6 @@ def _as64(array: Any) -> Any:
 # ---------------------------------------------------------------- samples
 
 
-def _count(samples: Mapping[str, Array]) -> int:
-    return max((len(array) for array in samples.values() if array.ndim), default=1)
-
-
 def _batches(
     layered: LayeredModel, found: Sequence[Point], samples: Mapping[str, Array]
 ) -> Iterator[dict[str, Array]]:
@@ -229,14 +226,7 @@ def _batches(
     Raises:
         UsageError: an input without samples, or not as many as the model's fixed batch takes.
     """
-    missing = [spec.name for spec in layered.inputs if spec.name not in samples]
-    if missing:
-        raise UsageError(
-            f"no samples for the inputs {', '.join(missing)}, got {', '.join(samples) or 'none'}"
-        )
-    count = _count(samples)
-    if count == 0:
-        raise UsageError("no samples: the arrays are empty")
+    count = complete(layered.inputs, samples)
     sizes = {spec.shape[0] for spec in layered.inputs if spec.shape and isinstance(spec.shape[0], int)}
     if not sizes:
         step = max(1, min(_MOST, _AT_ONCE // max(1, sum(map(_bytes, found)))))

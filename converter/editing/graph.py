@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from converter.model import Array, Boundary, Layer, LayeredModel, Piece, Source,
 from converter.onnxfile import FROM_FILE, Excerpt, OnnxFile
 from converter.onnxfile.memory import as_model
 from converter.runtime import Session
+from converter.scratch import Scratch
 from converter.sources.onnx import OnnxSource
 from converter.surgery import cut, frontier
 from converter.surgery.graft import bypass, graft, values_of
@@ -90,8 +90,8 @@ class _Changed(OnnxSource):
     """A changed graph in a file of its own, judged by what it was made of."""
 
     def __init__(self, model: ir.Model, info: SourceInfo, judge: Judge) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="converter-")
-        path = Path(self._folder.name) / "model.onnx"
+        self._folder = Scratch()
+        path = self._folder.path / "model.onnx"
         model.meta[FROM_FILE] = True
         remove_unused(model)
         for value in (v for node in model.graph for v in node.outputs if not v.is_graph_output()):
@@ -348,8 +348,8 @@ class _Rest:
         edge = frontier(self.model, [self.start], after)
         crossing = (*edge.cut, *edge.crossing)
         given = self.source.run(feeds, [*crossing, *after])
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "rest.onnx"
+        with Scratch() as folder:
+            path = folder / "rest.onnx"
             piece = cut(self.model, "head", crossing, after)
             assert isinstance(piece.graph, Excerpt)
             for info in piece.graph.inputs:

@@ -12,6 +12,7 @@ import onnx
 from converter.errors import SourceError, TargetError, UsageError, ValidationError
 from converter.heads import Head
 from converter.model import Array, Source
+from converter.onnxfile import OnnxFile, referring
 from converter.runtime import Session
 from converter.sources import Opening, resolve
 from converter.sources.functions import function_of
@@ -87,6 +88,8 @@ def _of_framework(new: Any, kind: str, name: str) -> Any:
 def _onnx_head(path: Path) -> OnnxHead:
     if not path.is_file():
         raise SourceError(f"no file {str(path)!r}")
+    file = OnnxFile(path)
+    content, folder = referring(file, {})  # as strict about sizes and places as with any source
     try:
         model = onnx.load(path)
     except Exception as error:
@@ -96,7 +99,7 @@ def _onnx_head(path: Path) -> OnnxHead:
     if len(inputs) != 1:
         raise UsageError(f"{path} takes {len(inputs)} inputs: a head takes one")
     try:
-        session = Session(path, optimize=False)
+        session = Session(content, folder=folder, optimize=False)
     except ValidationError as error:
         raise SourceError(error.message, hint=error.hint) from error
     return OnnxHead(path.name, model, lambda value: session.run({inputs[0]: value}))

@@ -19,7 +19,7 @@ from converter.model import Piece
 from converter.onnxfile import FROM_FILE, Excerpt
 from converter.onnxfile.memory import as_model
 
-__all__ = ["restate", "to_opset"]
+__all__ = ["lowest_ir_version", "restate", "to_opset"]
 
 Rule = Callable[[tape.Tape, ir.Node], ir.Value | None]
 
@@ -65,7 +65,16 @@ def restate(piece: Piece, opset: int | None) -> None:
     common.ShapeInferencePass(data_prop=True)(model)
     to_opset(model, opset)
     forget_shapes(model)
-    lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    lowest_ir_version(model)
+
+
+def lowest_ir_version(model: ir.Model) -> None:
+    """Give a model the lowest IR version that its opset allows, for old runtimes; in place.
+
+    One with local functions, which came with a later version, keeps its own if that is higher.
+    """
+    version = model.opset_imports.get("", 1)
+    lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
     model.ir_version = max(lowest, model.ir_version) if model.functions else lowest
 
 

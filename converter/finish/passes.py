@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import onnx
 import onnx_ir as ir
 import onnxscript.optimizer
 import onnxscript.rewriter
@@ -21,9 +20,10 @@ from converter.finish.cleanup import (
 )
 from converter.finish.graphs import forget_shapes
 from converter.finish.layout import cancel_transposes
-from converter.finish.opset import restate, to_opset
+from converter.finish.opset import lowest_ir_version, restate, to_opset
 from converter.finish.sizes import fold_sizes, foldable
 from converter.model import LAYER, Piece
+from converter.onnxfile import Excerpt
 
 __all__ = ["opened", "run_passes"]
 
@@ -35,10 +35,12 @@ def opened(piece: Piece, opset: int | None) -> None:
 
     Operators older than the oldest opset that is written are restated in it.
     """
+    assert isinstance(piece.graph, Excerpt)
+    file = piece.graph.file
     restate(piece, None)
     model = piece.graph
     assert isinstance(model, ir.Model)
-    common.ShapeInferencePass(data_prop=True)(model)
+    common.ShapeInferencePass(data_prop=file.followed)(model)
     layers: dict[str, str] = {}
     for node in model.graph:
         own = node.name or str(node.outputs[0].name)
@@ -91,7 +93,7 @@ def run_passes(piece: Piece, opset: int) -> None:
     fold_affine(model)
     onnxscript.rewriter.rewrite(model, _rules())
     to_opset(model, opset)
-    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+    lowest_ir_version(model)
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     common.DeduplicateInitializersPass()(model)
     common.CommonSubexpressionEliminationPass()(model)

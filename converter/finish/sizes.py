@@ -6,6 +6,7 @@ most one unknown size has a constant target; heads are split off and put back by
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -32,12 +33,12 @@ def foldable(node: ir.Node) -> bool | None:
         return None
     if node.op_type == "ConstantOfShape":
         sizes = constant_of(node.inputs[0])
-        return sizes is not None and int(np.prod(sizes)) <= _SMALL
+        return sizes is not None and math.prod(map(int, sizes)) <= _SMALL
     shape = node.outputs[0].shape
     if shape is None or not shape.is_static():
         return None
     read = sum(v.const_value.size for v in node.inputs if v is not None and v.const_value is not None)
-    return None if int(np.prod(shape.numpy())) <= max(_SMALL, 2 * read) else False
+    return None if math.prod(map(int, shape.numpy())) <= max(_SMALL, 2 * read) else False
 
 
 def fold_sizes(model: ir.Model) -> None:

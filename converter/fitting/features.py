@@ -1,7 +1,7 @@
 """What a trunk makes of data, computed once and kept in a folder of bounded size.
 
 A file is a plain `.npy`. It is written under another name and renamed when it is whole and on the disk, so
-that a name without `.part` never belongs to half a file.
+that its own name never belongs to half a file.
 """
 
 from __future__ import annotations
@@ -10,8 +10,6 @@ import contextlib
 import hashlib
 import math
 import os
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO
@@ -21,11 +19,11 @@ import numpy as np
 from converter.errors import TargetError, UsageError, ValidationError
 from converter.fitting.data import Dataset
 from converter.model import Array
+from converter.scratch import replacing
 
 __all__ = ["feature_key", "features"]
 
-_SUFFIX, _PART = ".features.npy", ".features.part"
-_STALE = 3600  # seconds after which nobody is still writing
+_SUFFIX = ".features.npy"
 
 
 def feature_key(files: Sequence[Path], dataset: Dataset) -> str:
@@ -83,7 +81,6 @@ def features(
     if found is None:
         with _writable(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            _sweep(folder)
             _write(path, _computed(run, dataset, batch, progress), len(dataset))
             found = _read(path, len(dataset))
         if found is None:
@@ -125,21 +122,12 @@ def _computed(
 
 
 def _write(path: Path, batches: Iterator[Array], samples: int) -> None:
-    descriptor, scratch = tempfile.mkstemp(dir=path.parent, suffix=_PART)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            for number, values in enumerate(batches):
-                if not number:
-                    _write_header(file, (samples, *values.shape[1:]))
-                # Not through a memory map: a full disk would kill the process there.
-                file.write(values.data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(scratch).chmod(0o644)  # others may share the folder
-        Path(scratch).replace(path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+    with replacing(path) as file:
+        for number, values in enumerate(batches):
+            if not number:
+                _write_header(file, (samples, *values.shape[1:]))
+            # Not through a memory map: a full disk would kill the process there.
+            file.write(values.data)
 
 
 def _write_header(file: IO[bytes], shape: tuple[int, ...]) -> None:
@@ -159,14 +147,6 @@ def _read(path: Path, samples: int) -> Array | None:
         whole = path.stat().st_size == found.offset + math.prod(found.shape) * found.itemsize
         return found if whole else None
     return None
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes that were killed have left half written."""
-    for path in folder.glob(f"*{_PART}"):
-        with contextlib.suppress(OSError):  # another process sweeps, too
-            if time.time() - path.stat().st_mtime > _STALE:
-                path.unlink()
 
 
 def _shrink(folder: Path, limit: int) -> None:

@@ -1,10 +1,11 @@
 """ONNX files of any size: opened without reading weights, cut by names, written by copying bytes."""
 
+from converter.onnxfile.bounds import inferred, memory_limit
 from converter.onnxfile.excerpt import Excerpt
 from converter.onnxfile.external import ExternalData, Span
 from converter.onnxfile.file import OnnxFile
 from converter.onnxfile.index import STANDARD
-from converter.onnxfile.skeleton import referring, stub_model
+from converter.onnxfile.skeleton import referring, refuse_bombs, stub_model
 from converter.onnxfile.tensors import BITS, SMALL, Weight, external_stub
 from converter.onnxfile.writer import (
     ALIGNMENT,
@@ -29,7 +30,10 @@ __all__ = [
     "Weight",
     "drop_own_notes",
     "external_stub",
+    "inferred",
+    "memory_limit",
     "referring",
+    "refuse_bombs",
     "refuse_too_large",
     "stub_model",
     "write_excerpt",

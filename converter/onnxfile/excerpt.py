@@ -8,9 +8,10 @@ from functools import cached_property
 
 import onnx
 
+from converter.onnxfile.external import bring_in
 from converter.onnxfile.file import OnnxFile
 from converter.onnxfile.index import inner_graphs
-from converter.onnxfile.tensors import Weight, nbytes_of
+from converter.onnxfile.tensors import Weight
 
 __all__ = ["Excerpt"]
 
@@ -85,7 +86,7 @@ class Excerpt:
         node = self.changed.get(number)
         if number in self.file.nodes_with_external_data:
             node = node or self.file.node(number, whole=True)
-            _bring_in(self.file, node)
+            bring_in(self.file.external, node)
         return node
 
     @property
@@ -126,21 +127,6 @@ class Excerpt:
         header.functions.extend(body for key, body in bodies.items() if key in called)
         header.opset_import.extend(o for o in self.file.header.opset_import if _domain(o.domain) in used)
         return header
-
-
-def _bring_in(file: OnnxFile, node: onnx.NodeProto) -> None:
-    """Put external data of constants inside a node into it."""
-    tensors = [attribute.t for attribute in node.attribute if attribute.t.data_location]
-    for graph in inner_graphs(node):
-        tensors += [tensor for tensor in graph.initializer if tensor.data_location]
-        for inner in graph.node:
-            _bring_in(file, inner)
-    for tensor in tensors:
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        name = tensor.name or node.name or node.op_type
-        tensor.raw_data = file.external.span(name, entries, nbytes_of(tensor.dims, tensor.data_type)).read()
-        tensor.ClearField("data_location")
-        del tensor.external_data[:]
 
 
 def _domain(name: str) -> str:

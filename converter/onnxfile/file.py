@@ -1,14 +1,12 @@
 """An ONNX file, opened at the cost of its nodes: weights stay where they are until somebody writes them.
 
-The format is that of onnx.proto. The file is mapped and its fields are walked; small messages are parsed, and
-of those that hold weights only names, shapes and places are kept. What a piece keeps is copied byte for byte.
+The format is that of onnx.proto. The file's fields are walked; small messages are parsed, and of those that
+hold weights only names, shapes and places are kept. What a piece keeps is copied byte for byte.
 """
 
 from __future__ import annotations
 
-import mmap
 import os
-import stat
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -20,8 +18,10 @@ from google.protobuf.message import DecodeError
 
 from converter.edges import Edges
 from converter.errors import SourceError
-from converter.onnxfile.external import ExternalData
-from converter.onnxfile.index import OutOfOrderError, index_nodes, running_order
+from converter.onnxfile.bounds import check_functions
+from converter.onnxfile.disk import FileBytes
+from converter.onnxfile.external import ExternalData, refuse_holes
+from converter.onnxfile.index import OutOfOrderError, index_nodes, refers_outside, running_order
 from converter.onnxfile.skeleton import infer_types
 from converter.onnxfile.tensors import Weight, without_payloads
 from converter.onnxfile.wire import BYTES, Field, WireError, fields
@@ -33,6 +33,8 @@ _NODE, _INITIALIZER, _INPUT, _OUTPUT, _VALUE_INFO, _ANNOTATION, _SPARSE = 1, 5, 
 # Nodes above this size are looked into for weights; others are parsed as they are.
 _LARGE_NODE = 1 << 12
 _RUN = 1 << 18
+# The key under which external data say where they are.
+_PLACE = b"location"
 
 
 class OnnxFile:
@@ -48,6 +50,9 @@ class OnnxFile:
         weights: the initializers by name, in the file's order.
         external: the files beside it that hold weights.
         size: bytes of the file.
+        mentioning: nodes that may have external data: they have the word that its place begins with.
+        bounded: `converter.onnxfile.skeleton.refuse_bombs` has found nothing.
+        followed: inference may follow the values of sizes; known once the file is `bounded`.
         nodes_with_external_data: known once `edges` were asked for.
     """
 
@@ -64,8 +69,13 @@ class OnnxFile:
         self.path = path
         self.external = ExternalData(path.parent, trust=trust)
         self.nodes_with_external_data: set[int] = set()
+        self.mentioning: set[int] = set()
+        self.bounded = False
+        self.followed = False
         self._typed: dict[str, onnx.ValueInfoProto | None] = {}
-        self._handle, self.data, self.size = _mapped(path)
+        self.data = FileBytes(path)
+        refuse_holes(str(path), self.data.handle, os.fstat(self.data.handle))
+        self.size = len(self.data)
         try:
             self._read()
         except (WireError, DecodeError, UnicodeDecodeError) as error:
@@ -79,6 +89,7 @@ class OnnxFile:
             elif field.number != _TRAINING:
                 header += self.data[field.begin : field.stop]
         self.header = onnx.ModelProto.FromString(bytes(header))
+        self._check_header()
         if len(graphs) != 1:
             raise WireError(f"a model has one graph, this file {len(graphs)}")
         spans: dict[int, list[Field]] = {number: [] for number in _REPEATED}
@@ -102,13 +113,21 @@ class OnnxFile:
                 raise WireError(f"two initializers are called {weight.name!r}")
             self.weights[weight.name] = weight
 
+    def _check_header(self) -> None:
+        check_functions(self.header.functions)
+        for function in self.header.functions:
+            if any(map(refers_outside, function.node)):
+                raise SourceError(
+                    f"{self.path}: the function {function.name!r} has external data, which ONNX has not"
+                )
+
     def _parsed(self, kind: Any, field: Field) -> Any:
         return kind.FromString(self.data[field.start : field.stop])
 
     @property
     def handle(self) -> int:
         """The descriptor of the open file."""
-        return self._handle
+        return self.data.handle
 
     def __len__(self) -> int:
         return len(self._nodes)
@@ -121,10 +140,11 @@ class OnnxFile:
         """A node; without its large constants unless the whole is asked for."""
         start, stop = self._nodes.start[number], self._nodes.stop[number]
         small = whole or stop - start < _LARGE_NODE
+        content = self.data[start:stop] if small else without_payloads(self.data, start, stop, "NodeProto")
+        if _PLACE in content:
+            self.mentioning.add(number)
         node = onnx.NodeProto()
-        node.ParseFromString(
-            self.data[start:stop] if small else without_payloads(self.data, start, stop, "NodeProto")
-        )
+        node.ParseFromString(content)
         return node
 
     def nodes(self) -> Iterator[onnx.NodeProto]:
@@ -143,7 +163,10 @@ class OnnxFile:
                 yield self.node(first)
                 first += 1
                 continue
-            yield from onnx.GraphProto.FromString(self.data[begin[first] : stop[last - 1]]).node
+            content = self.data[begin[first] : stop[last - 1]]
+            if _PLACE in content:
+                self.mentioning.update(range(first, last))
+            yield from onnx.GraphProto.FromString(content).node
             first = last
 
     @cached_property
@@ -196,11 +219,19 @@ class OnnxFile:
         """Where the noted types of values stand whose name is to be kept."""
         return [(field.begin, field.stop) for field in self._value_infos if keep(self._name_of(field))]
 
+    def expect_unchanged(self) -> None:
+        """Make sure that all that was read so far, weights included, is of one state of the files.
+
+        Raises:
+            SourceError: one of them was written to, or another put in its place.
+        """
+        self.data.expect_unchanged()
+        self.external.expect_unchanged()
+
     def close(self) -> None:
         """Close the file and those beside it."""
         self.external.close()
         self.data.close()
-        os.close(self._handle)
 
 
 def _better(
@@ -249,20 +280,3 @@ def _message(field: Field) -> Field:
     if field.kind != BYTES:
         raise WireError(f"field {field.number} at byte {field.begin} is no message")
     return field
-
-
-def _mapped(path: Path) -> tuple[int, Any, int]:
-    try:
-        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except OSError as error:
-        raise SourceError(f"{path} cannot be opened: {error.strerror}") from error
-    try:
-        found = os.fstat(handle)
-        if not stat.S_ISREG(found.st_mode):
-            raise SourceError(f"{path} is no regular file")
-        if found.st_size == 0:
-            raise SourceError(f"{path} is empty")
-        return handle, mmap.mmap(handle, 0, access=mmap.ACCESS_READ), found.st_size
-    except BaseException:
-        os.close(handle)
-        raise

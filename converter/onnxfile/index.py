@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import onnx
@@ -17,9 +17,11 @@ if TYPE_CHECKING:
 __all__ = [
     "STANDARD",
     "OutOfOrderError",
+    "attached",
     "captured",
     "index_nodes",
     "inner_graphs",
+    "refers_outside",
     "running_order",
     "symbolic_sizes",
 ]
@@ -30,7 +32,7 @@ def index_nodes(file: OnnxFile) -> Edges:
 
     Raises:
         OutOfOrderError: a node reads what no node before it computes.
-        SourceError: two nodes compute the same, or an output is not computed.
+        SourceError: two nodes compute the same, an output is not computed, or a node's name is no text.
     """
     index = _Index(file)
     for number, node in enumerate(file.nodes()):
@@ -64,6 +66,9 @@ class _Index:
     def add(self, number: int, node: onnx.NodeProto) -> None:
         """The next node. Runs once a node of files with hundreds of thousands: hence the plain style."""
         reads, writes, kind = node.input, node.output, node.op_type
+        texts: tuple[object, ...] = (kind, node.name)
+        if not all(isinstance(text, str) for text in texts):  # protobuf hands out bytes that are no UTF-8
+            raise SourceError(f"{self.file.path}: the name or operator of a node is no text: {kind!r}")
         graphs = inner_graphs(node) if node.attribute else ()
         if graphs:
             reads = [*reads, *(name for graph in graphs for name in captured(graph))]
@@ -76,7 +81,7 @@ class _Index:
                 raise SourceError(f"{self.file.path}: {name!r} is computed twice, or is an input as well")
             known.add(name)
         self.edges.add_node(reads, writes)
-        if (graphs or kind == "Constant") and _refers_outside(node, graphs):
+        if number in self.file.mentioning and refers_outside(node):
             self.file.nodes_with_external_data.add(number)
         standard = node.domain in STANDARD
         drawn = self.draws and (node.domain, kind) in self.draws
@@ -172,15 +177,25 @@ def captured(graph: onnx.GraphProto) -> list[str]:
     return list(outer)
 
 
-def _refers_outside(node: onnx.NodeProto, graphs: Iterable[onnx.GraphProto]) -> bool:
-    """Whether a constant of the node, or in its inner graphs, lies in another file."""
-    if node.op_type == "Constant" and any(a.t.data_location for a in node.attribute):
-        return True
-    return any(
-        any(tensor.data_location for tensor in graph.initializer)
-        or any(_refers_outside(inner, inner_graphs(inner)) for inner in graph.node)
-        for graph in graphs
-    )
+def refers_outside(node: onnx.NodeProto) -> bool:
+    """Whether a tensor among the node's attributes, or in its inner graphs, lies in another file."""
+    return any(tensor.data_location for tensor in attached(node))
+
+
+def attached(node: onnx.NodeProto) -> Iterator[onnx.TensorProto]:
+    """The tensors among a node's attributes, and those in its inner graphs."""
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        for sparse in (*attribute.sparse_tensors, attribute.sparse_tensor):
+            yield from (sparse.values, sparse.indices)
+    for graph in inner_graphs(node):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for inner in graph.node:
+            yield from attached(inner)
 
 
 def _draws(graphs: Iterable[onnx.GraphProto]) -> bool:

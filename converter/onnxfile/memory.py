@@ -8,6 +8,7 @@ import onnx
 import onnx_ir as ir
 
 from converter.onnxfile.excerpt import Excerpt
+from converter.onnxfile.skeleton import refuse_bombs
 from converter.onnxfile.tensors import Weight, external_stub
 from converter.onnxfile.wire import fields
 
@@ -17,6 +18,7 @@ __all__ = ["as_model", "without_initializers"]
 def as_model(excerpt: Excerpt) -> ir.Model:
     """The excerpt as a model of its own; weights are lazy."""
     file = excerpt.file
+    refuse_bombs(file)
     proto = excerpt.header()
     graph = proto.graph
     graph.CopyFrom(file.about)
@@ -56,12 +58,18 @@ def without_initializers(model: ir.Model, names: Iterable[str]) -> onnx.ModelPro
 
 
 def _tensor(excerpt: Excerpt, weight: Weight) -> ir.TensorProtocol:
+    place = (
+        None
+        if weight.entries is None
+        else excerpt.file.external.span(weight.name, weight.entries, weight.nbytes)
+    )
+
     def read() -> ir.TensorProtocol:
         tensor = onnx.TensorProto(name=weight.name, dims=weight.dims, data_type=weight.dtype)
-        if weight.entries is None:
+        if place is None:
             tensor.ParseFromString(_message(excerpt, weight))
         else:
-            tensor.raw_data = excerpt.file.external.span(weight.name, weight.entries, weight.nbytes).read()
+            tensor.raw_data = place.read()
         return ir.serde.deserialize_tensor(tensor)
 
     if weight.dtype == onnx.TensorProto.STRING:

@@ -9,17 +9,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx
+from google.protobuf.message import DecodeError
 
-from converter.onnxfile.external import Span
+from converter.errors import SourceError
+from converter.onnxfile.bounds import inferred, is_long, refuse_large
+from converter.onnxfile.external import Span, bring_in
 from converter.onnxfile.tensors import Weight, external_stub, without_payloads
 from converter.onnxfile.wire import fields, tag
 
 if TYPE_CHECKING:
     from converter.onnxfile.file import OnnxFile
 
-__all__ = ["infer_types", "referring", "stub_model"]
+__all__ = ["infer_types", "referring", "refuse_bombs", "stub_model"]
 
-_GRAPH, _INITIALIZER, _OUTPUT = 7, 5, 12
+_GRAPH, _NODE, _INITIALIZER, _OUTPUT = 7, 1, 5, 12
 # Weights above this size are referred to where they are.
 _REFERRED = 1 << 12
 # Nodes whose types are inferred together: a bound on memory, and further than sizes are reckoned with.
@@ -28,6 +31,7 @@ _AT_ONCE = 2048
 
 def stub_model(file: OnnxFile) -> onnx.ModelProto:
     """The whole model, without the bytes of its large weights."""
+    refuse_bombs(file)
     model = onnx.ModelProto()
     model.CopyFrom(file.header)
     model.graph.CopyFrom(file.about)
@@ -84,17 +88,20 @@ def _inferred(
         if name in reads and not weight.is_sparse:
             graph.initializer.append(_stub(file, weight))
     try:
-        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        graph = inferred(model).graph
     except (onnx.shape_inference.InferenceError, ValueError, RuntimeError):
         return []  # types that contradict each other, or none that there are: runtimes will say so, too
-    return [info for info in (*inferred.value_info, *inferred.output) if info.name in edges.ids]
+    return [info for info in (*graph.value_info, *graph.output) if info.name in edges.ids]
 
 
 def _stub(file: OnnxFile, weight: Weight) -> onnx.TensorProto:
     field = next(fields(file.data, weight.begin, weight.stop))
     body = without_payloads(file.data, field.start, field.stop, "TensorProto")
     stub = onnx.TensorProto()
-    stub.ParseFromString(body)
+    try:
+        stub.ParseFromString(body)
+    except DecodeError as error:
+        raise SourceError(f"{file.path}: the weight {weight.name!r} cannot be read: {error}") from error
     return stub
 
 
@@ -111,6 +118,8 @@ def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> tuple[
     Raises:
         SourceError: external data that is not there, or not where it may be.
     """
+    refuse_bombs(file)
+    moved = _with_data_inside(file)
     places = {w.begin: place for w in file.weights.values() if (place := _place(file, w)) is not None}
     own = file.path.resolve()
     folder = Path(os.path.commonpath([str(path.parent) for path, _ in places.values()] or [str(own.parent)]))
@@ -119,10 +128,13 @@ def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> tuple[
     graph = next(field for field in fields(file.data, 0, file.size) if field.number == _GRAPH)
     position = graph.start
     for field in fields(file.data, graph.start, graph.stop):
-        if field.begin not in places:
+        if field.begin not in places and field.begin not in moved:
             continue
         parts.append(file.data[position : field.begin])
         position = field.stop
+        if field.begin in moved:
+            parts += (tag(_NODE, len(moved[field.begin])), moved[field.begin])
+            continue
         weight, (path, span) = weights[field.begin], places[field.begin]
         entries = {"location": path.relative_to(folder), "offset": span.offset, "length": span.length}
         body = external_stub(weight.name, weight.dims, weight.dtype, entries).SerializeToString()
@@ -135,6 +147,32 @@ def referring(file: OnnxFile, taps: Mapping[str, onnx.ValueInfoProto]) -> tuple[
             parts += (tag(_OUTPUT, len(body)), body)
     header = file.header.SerializeToString()
     return b"".join([header, tag(_GRAPH, sum(map(len, parts))), *parts]), folder
+
+
+def _with_data_inside(file: OnnxFile) -> dict[int, bytes]:
+    """Where nodes stand whose constants lie in other files → these nodes with the data in them."""
+    file.edges  # noqa: B018  # finds them
+    found = {}
+    for number in file.nodes_with_external_data:
+        node = file.node(number, whole=True)
+        bring_in(file.external, node)
+        found[file.span(number)[0]] = node.SerializeToString()
+    return found
+
+
+def refuse_bombs(file: OnnxFile) -> None:
+    """Refuse a file whose graph makes tensors that are larger than the memory there is.
+
+    For whoever is to run it, to fold its constants or to write its functions out. What becomes known of sizes
+    only in the run is the runtime's to refuse.
+
+    Raises:
+        SourceError: it makes such.
+    """
+    if not file.bounded:
+        found = infer_types(file, [file.edges.names[value] for value in file.edges.producer])
+        refuse_large((*file.inputs, *file.outputs))
+        file.bounded, file.followed = True, not any(map(is_long, found.values()))
 
 
 def _place(file: OnnxFile, weight: Weight) -> tuple[Path, Span] | None:

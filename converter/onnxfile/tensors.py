@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import numpy as np
 import onnx
 
 from converter.onnxfile.wire import BYTES, Field, WireError, fields, tag, varints
@@ -28,6 +29,8 @@ _DIMS, _DTYPE, _STRINGS, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 6, 8, 9, 13, 
 _PAYLOADS = frozenset((4, 5, 6, 7, 9, 10, 11))
 # Payloads up to this size stay: shapes and axes are read from them.
 SMALL = 1 << 10
+# Bytes of a sparse tensor once it is dense, which is what runtimes make of it.
+_MOST_SPARSE = 1 << 34
 
 
 def nbytes_of(dims: Iterable[int], dtype: int) -> int:
@@ -90,7 +93,7 @@ class Weight:
         dims: list[int] = []
         dtype, name, location, raw = 0, "", 0, None
         entries: dict[str, str] = {}
-        typed = False
+        typed = 0
         for inner in fields(data, field.start, field.stop):
             number = inner.number
             if number == _DIMS:
@@ -102,14 +105,13 @@ class Weight:
             elif number == _NAME:
                 name = str(_bytes(data, inner), "utf-8")
             elif number == _EXTERNAL:
-                entry = onnx.StringStringEntryProto.FromString(_bytes(data, inner))
-                entries[entry.key] = entry.value
+                _note_place(entries, _bytes(data, inner))
             elif number == _RAW:
                 if inner.kind != BYTES:
                     raise WireError(f"field {number} at byte {inner.begin} is no bytes")
                 raw = (inner.start, inner.stop)
             elif number in _PAYLOADS:
-                typed = True
+                typed += 1 if number == _STRINGS else inner.stop - inner.begin
         external = entries if location == 1 else None
         weight = Weight(name, tuple(dims), dtype, field.begin, field.stop, raw, external)
         _check(weight, typed)
@@ -123,7 +125,7 @@ class Weight:
             WireError: it is none, or its shape is not one.
         """
         dims: list[int] = []
-        values = None
+        values = indices = None
         for inner in fields(data, field.start, field.stop):
             if inner.number == 3:
                 dims += varints(data, inner)
@@ -132,8 +134,10 @@ class Weight:
                 if part.entries is not None:
                     raise WireError(f"the sparse tensor {part.name!r} has external data, which ONNX has not")
                 values = part if inner.number == 1 else values
-        if values is None:
-            raise WireError(f"a sparse tensor without values, at byte {field.begin}")
+                indices = inner if inner.number == 2 else indices
+        if values is None or indices is None:
+            raise WireError(f"a sparse tensor without values or indices, at byte {field.begin}")
+        _check_indices(values, onnx.TensorProto.FromString(data[indices.start : indices.stop]), dims)
         return Weight(
             values.name, tuple(dims), values.dtype, field.begin, field.stop, None, None, is_sparse=True
         )
@@ -146,7 +150,16 @@ def _bytes(data: Any, field: Field) -> bytes:
     return found
 
 
-def _check(weight: Weight, typed: bool) -> None:
+def _note_place(entries: dict[str, str], content: bytes) -> None:
+    """Add what an entry of external data says; said twice, two readers would take it for two things."""
+    entry = onnx.StringStringEntryProto.FromString(content)
+    if entry.key in entries:
+        raise WireError(f"an initializer says twice what the {entry.key} of its external data is")
+    entries[entry.key] = entry.value
+
+
+def _check(weight: Weight, typed: int) -> None:
+    """Hold what a weight declares against what it has: `typed` are strings, or bytes of other typed data."""
     if any(size < 0 for size in weight.dims):
         raise WireError(f"the initializer {weight.name!r} has the shape {list(weight.dims)}")
     if weight.dtype != onnx.TensorProto.STRING and weight.dtype not in BITS:
@@ -159,6 +172,30 @@ def _check(weight: Weight, typed: bool) -> None:
                 f"the initializer {weight.name!r} has {length} bytes, its shape {list(weight.dims)} asks for "
                 f"{weight.nbytes}"
             )
+    # A byte of typed data makes at most four elements (of 2 bits each), a string one.
+    most = typed if weight.dtype == onnx.TensorProto.STRING else typed * 4
+    if weight.entries is None and weight.raw is None and weight.size > most:
+        raise WireError(
+            f"the initializer {weight.name!r} has {typed} strings or bytes, its shape "
+            f"{list(weight.dims)[:8]} asks for {weight.size} elements"
+        )
+
+
+def _check_indices(values: Weight, indices: onnx.TensorProto, dims: list[int]) -> None:
+    """Runtimes write where the indices of a sparse tensor say."""
+    if any(size < 0 for size in dims) or math.prod(dims) * BITS.get(values.dtype, 8) // 8 > _MOST_SPARSE:
+        raise WireError(f"the sparse tensor {values.name!r} has the shape {dims[:8]}")
+    try:
+        places = onnx.numpy_helper.to_array(indices).astype(np.int64)
+    except (ValueError, TypeError) as error:
+        raise WireError(
+            f"the indices of the sparse tensor {values.name!r} cannot be read: {error}"
+        ) from error
+    ends = np.array(dims if places.ndim == 2 else [math.prod(dims)], np.int64)
+    places = places.reshape(len(places), -1)
+    fits = len(places) == values.size and places.shape[1] == len(ends)
+    if len(places) and (not fits or (places < 0).any() or (places >= ends).any()):
+        raise WireError(f"the sparse tensor {values.name!r} has indices outside of its shape {dims[:8]}")
 
 
 # Which fields of a message hold messages in which tensors may be.

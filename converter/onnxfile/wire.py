@@ -21,7 +21,7 @@ class WireError(ValueError):
 
 
 class Buffer(Protocol):
-    """Bytes in memory or a mapped file."""
+    """Bytes in memory or in a file."""
 
     def __len__(self) -> int: ...
 

@@ -215,7 +215,7 @@ def _copy(part: Part, out: BinaryIO) -> None:
     while done < part.length:
         count = _copied(part, done, out)
         if count == 0:
-            raise SourceError("a file of weights has become shorter while it was copied")
+            raise SourceError("a file of weights was changed while it was copied: it has become shorter")
         done += count
 
 

@@ -9,7 +9,7 @@ import onnx
 
 from converter.errors import UsageError
 from converter.model import LayeredModel
-from converter.onnxfile import SMALL, OnnxFile, stub_model
+from converter.onnxfile import SMALL, OnnxFile, inferred, stub_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -77,7 +77,7 @@ def concrete(model: LayeredModel, given: Mapping[str, Sequence[int]]) -> Shapes:
         info.type.tensor_type.ClearField("shape")
     del proto.graph.value_info[:]
     shapes = Shapes(proto.graph, assumed)
-    shapes.read(onnx.shape_inference.infer_shapes(proto, data_prop=True).graph)
+    shapes.read(inferred(proto).graph)
     if any(name not in shapes.sizes for node in proto.graph.node for name in node.output if name):
         shapes.read(_folded(proto).graph)
     _from_boundaries(model, shapes)
@@ -95,7 +95,7 @@ def _folded(proto: onnx.ModelProto) -> onnx.ModelProto:
     onnxscript.optimizer.fold_constants(
         model, onnx_shape_inference=True, input_size_limit=SMALL, output_size_limit=SMALL
     )
-    return onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True)
+    return inferred(ir.to_proto(model))
 
 
 def _from_boundaries(model: LayeredModel, shapes: Shapes) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection
-from pathlib import Path
 
 import onnx
 import onnx_ir as ir
@@ -13,6 +11,7 @@ from converter.errors import TargetError
 from converter.finish.graphs import forget_shapes
 from converter.precision import tools
 from converter.precision.convolutions import to_integers
+from converter.scratch import Scratch
 
 __all__ = ["dynamic"]
 
@@ -38,8 +37,8 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
         for weight in model.graph.initializers.values():
             weight.shape = None
         try:
-            with tempfile.TemporaryDirectory() as folder, tools.silent():
-                path = Path(folder) / "dynamic.onnx"
+            with Scratch() as folder, tools.silent():
+                path = folder / "dynamic.onnx"
                 quantize.quantize_dynamic(
                     tools.as_proto(model),
                     path,

@@ -9,13 +9,12 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 from onnx_ir.passes import common
 
 from converter.errors import TargetError
 from converter.finish.graphs import forget_shapes
-from converter.finish.opset import to_opset
+from converter.finish.opset import lowest_ir_version, to_opset
 from converter.model import Array, Piece
 from converter.precision.dynamic import dynamic
 from converter.precision.ends import Scale, quantize_ends
@@ -28,6 +27,7 @@ from converter.precision.ranges import Range, candidates
 from converter.precision.settings import INT4_OPSET, Precision
 from converter.precision.static import Static
 from converter.precision.weights import to_int4
+from converter.samples import count_of
 
 __all__ = ["Lowered", "lower"]
 
@@ -135,9 +135,7 @@ class _Lowering:
         common.RemoveUnusedNodesPass()(model)
         common.RemoveUnusedOpsetsPass()(model)
         forget_shapes(model)
-        version = model.opset_imports.get("", 1)
-        lowest = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", version)])
-        model.ir_version = max(lowest, model.ir_version) if model.functions else lowest
+        lowest_ir_version(model)
         ends = {value.name: value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
 
         def spec(old: Any) -> Any:
@@ -241,7 +239,6 @@ class _Lowering:
         inside = [n for n in model.graph if n.op_type in integers or _reads_levels(n)]
         if not inside:
             raise self._unquantized()
-        note_layers(model, self.layers)
         self.facts["operators"] = len(inside)
         if self.precision.calibrated:
             rest = [n for n in model.graph if n.name in self.layers and _computes(n) and n not in inside]
@@ -304,7 +301,7 @@ class _Lowering:
         for batch in self._parts[1]:
             if count >= _MEASURED:
                 break
-            count += max((len(array) for array in batch.values() if array.ndim), default=1)
+            count += count_of(batch)
             found.append(batch)
         return found
 

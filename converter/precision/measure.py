@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,8 @@ import onnx_ir as ir
 from converter.model import Array
 from converter.onnxfile import ONE_FILE_LIMIT
 from converter.runtime import Session
+from converter.samples import count_of
+from converter.scratch import Scratch
 
 __all__ = ["Feeds", "answers", "largest", "parted", "saved", "snr"]
 
@@ -24,8 +25,8 @@ Feeds = Sequence[Mapping[str, Array]]
 @contextmanager
 def saved(model: ir.Model) -> Iterator[Path]:
     """The model as a file for a while, weights beside it where they are too large for one."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
+    with Scratch() as folder:
+        path = folder / "model.onnx"
         weights = (value.const_value for value in model.graph.initializers.values())
         size = sum(weight.nbytes for weight in weights if weight is not None)
         copy = model.clone()  # onnx_ir makes weights external in the model that it saves
@@ -43,8 +44,7 @@ def parted(feeds: Feeds, *, fixed: bool) -> tuple[Feeds, Feeds]:
     """
     if len(feeds) == 1 and not fixed:
         batch = feeds[0]
-        count = max((len(array) for array in batch.values() if array.ndim), default=1)
-        rows = np.arange(count) % 3 == 2
+        rows = np.arange(count_of(batch)) % 3 == 2
         if not rows.any():
             return feeds, feeds
         return tuple([{name: array[some] for name, array in batch.items()}] for some in (~rows, rows))  # type: ignore[return-value]

@@ -8,9 +8,7 @@ Network Quantization, 3.1).
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,6 +18,7 @@ from converter.errors import TargetError, UsageError
 from converter.model import Array
 from converter.precision import tools
 from converter.precision.measure import Feeds
+from converter.scratch import Scratch
 
 __all__ = ["FEWEST", "Range", "candidates"]
 
@@ -97,14 +96,14 @@ def _calibrate(
     """One of ONNX Runtime's calibrators, which has seen the samples one by one: it keeps what it is given at
     once, every inner value of it."""
     calibrate = tools.module("calibrate")
-    with tempfile.TemporaryDirectory() as folder, tools.silent():
-        path = Path(folder) / "float.onnx"
+    with Scratch() as folder, tools.silent():
+        path = folder / "float.onnx"
         onnx.save(proto, path)
         try:
             calibrator = calibrate.create_calibrator(
                 path,
                 tools.quantizable(),
-                augmented_model_path=str(Path(folder) / "augmented.onnx"),
+                augmented_model_path=str(folder / "augmented.onnx"),
                 calibrate_method=calibrate.CalibrationMethod[method],
                 providers=[provider],
                 extra_options=options,

@@ -10,6 +10,7 @@ from functools import cached_property
 import onnx
 
 from converter.onnxfile import BITS, OnnxFile
+from converter.onnxfile import inferred as bounded_inference
 from converter.planning.macs import macs_of
 from converter.planning.shapes import Shapes
 from converter.profiling.graph import Written
@@ -193,7 +194,7 @@ def reinferred(
                 onnx.helper.make_tensor_value_info(name, shapes.types[name], shapes.sizes[name])
             )
     inferred = Shapes(shapes.graph, {})
-    inferred.read(onnx.shape_inference.infer_shapes(model, data_prop=True).graph)
+    inferred.read(bounded_inference(model).graph)
     for name, sizes in inferred.sizes.items():
         shapes.sizes.setdefault(name, sizes)
     for name, kind in inferred.types.items():

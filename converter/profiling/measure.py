@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ import onnx
 
 from converter.model import Array
 from converter.runtime import KernelRun, ProfiledSession
+from converter.scratch import Scratch
 
 __all__ = ["Latency", "Measured", "Setting", "measured"]
 
@@ -86,10 +86,10 @@ def measured(
     Raises:
         ValidationError: the model does not load or does not run.
     """
-    with tempfile.TemporaryDirectory(prefix="converter-profile-") as scratch:
+    with Scratch() as scratch:
         session = ProfiledSession(
             model,
-            Path(scratch),
+            scratch,
             setting.provider,
             folder=folder,
             custom_ops=setting.custom_ops,

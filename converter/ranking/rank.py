@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from converter.ranking.candidates import Candidate
 from converter.ranking.measures import Change, Outputs, is_constant, is_float
 from converter.ranking.stored import Stored
 from converter.runtime import Session
+from converter.samples import complete, count_of
+from converter.scratch import Scratch
 from converter.surgery import edges_of
 from converter.validation.comparison import TOLERANCES
 
@@ -111,16 +112,16 @@ def rank(
         ValidationError: the model does not run, or puts out NaN, or the same whatever goes in.
     """
     step, fixed = _step(layered.inputs, samples)
-    with tempfile.TemporaryDirectory(prefix="converter-") as folder:
-        stored = Stored(layered, Path(folder))
+    with Scratch() as folder:
+        stored = Stored(layered, folder)
         bench = _Bench(stored, provider, tuple(custom_ops))
         if progress is not None:
-            progress("rank", f"{len(candidates)} blocks on {_count(samples)} samples")
+            progress("rank", f"{len(candidates)} blocks on {count_of(samples)} samples")
         taps = [name for candidate in candidates for pair in candidate.bridges for name in pair]
         session = bench.session(stored.tapped(taps))
         if not fixed:
             step = _fitting(session.run(_part(samples, 0, step)), step)
-        batches = [_part(samples, start, step) for start in range(0, _count(samples), step)]
+        batches = [_part(samples, start, step) for start in range(0, count_of(samples), step)]
         changes, answers = _observed(session, batches, candidates, stored.outputs)
         del session
         names = {b.value: b.name for b in layered.outputs}
@@ -132,7 +133,7 @@ def rank(
             blocks.append(bench.without(candidate, change, batches, reference))
     compared = tuple(names[value] for value in reference)
     notes += _warnings(layered, blocks, reference)
-    return Ranking(source.info, _count(samples), compared, tuple(blocks), notes)
+    return Ranking(source.info, count_of(samples), compared, tuple(blocks), notes)
 
 
 def _warnings(
@@ -248,10 +249,6 @@ def _reference(
 # ---------------------------------------------------------------- samples
 
 
-def _count(samples: Mapping[str, Array]) -> int:
-    return max((len(array) for array in samples.values() if array.ndim), default=1)
-
-
 def _part(samples: Mapping[str, Array], start: int, size: int) -> dict[str, Array]:
     return {name: array[start : start + size] if array.ndim else array for name, array in samples.items()}
 
@@ -262,14 +259,7 @@ def _step(inputs: Sequence[TensorSpec], samples: Mapping[str, Array]) -> tuple[i
     Raises:
         UsageError: an input without samples, or not as many as the model's fixed batch takes.
     """
-    missing = [spec.name for spec in inputs if spec.name not in samples]
-    if missing:
-        raise UsageError(
-            f"no samples for the inputs {', '.join(missing)}, got {', '.join(samples) or 'none'}"
-        )
-    count = _count(samples)
-    if count == 0:
-        raise UsageError("no samples: the arrays are empty")
+    count = complete(inputs, samples)
     sizes = {spec.shape[0] for spec in inputs if spec.shape and isinstance(spec.shape[0], int)}
     if not sizes:
         return 1, False

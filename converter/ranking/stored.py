@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import onnx
 
-from converter.model import Boundary, LayeredModel
-from converter.onnxfile import OnnxFile, referring
+from converter.model import LayeredModel
 from converter.onnxfile.index import captured, inner_graphs
-from converter.surgery import cut
-from converter.targets import TARGETS
+from converter.stored import read_instead, stored, tap
 
 __all__ = ["Stored"]
 
@@ -35,25 +32,12 @@ class Stored:
             folder: an empty one, to be removed afterwards.
         """
         self.outputs = tuple(boundary.value for boundary in model.outputs)
-        if isinstance(model.graph, OnnxFile):
-            content, self.folder = referring(model.graph, {})
-            self._proto = onnx.ModelProto.FromString(content)
-        else:
-            # Under their own names in the graph: no other value has to step aside for them.
-            ends = [_as_itself(boundary) for boundary in model.outputs]
-            path, self.folder = folder / "model.onnx", folder
-            TARGETS["onnx"].write(cut(model, "model", (), ends), path, {}, beside=True)
-            self._proto = onnx.load(path, load_external_data=False)
-        del self._proto.graph.value_info[:]
-        _narrow_identities(self._proto.graph)
+        self._proto, self.folder = stored(model, model.outputs, folder)
 
     def tapped(self, values: Collection[str]) -> bytes:
         """The model, serialised, with further outputs; inputs of the model are none."""
         model = self._copy()
-        there = {info.name for info in (*model.graph.input, *model.graph.output)}
-        for name in dict.fromkeys(values):
-            if name not in there:
-                model.graph.output.add(name=name)  # ONNX Runtime infers its type
+        tap(model.graph, values)
         return bytes(model.SerializeToString())
 
     def without(self, bridges: Iterable[tuple[str, str]]) -> bytes:
@@ -75,35 +59,13 @@ class Stored:
         return model
 
 
-def _as_itself(boundary: Boundary) -> Boundary:
-    return dataclasses.replace(boundary, spec=dataclasses.replace(boundary.spec, name=boundary.value))
-
-
-def _narrow_identities(graph: onnx.GraphProto) -> None:
-    """Take from an Identity all but its first input: exported loops have such with the shape as a second."""
-    for node in graph.node:
-        if node.op_type == "Identity":
-            del node.input[1:]
-        for inner in inner_graphs(node):
-            _narrow_identities(inner)
-
-
 def _bypass(graph: onnx.GraphProto, given: str, out: str) -> None:
     """Let everything that reads one value read another; an output of the graph keeps its name."""
-    _read_instead(graph, out, given)
+    read_instead(graph, {out: given})
     if any(info.name == out for info in graph.output):
         for node in graph.node:
             node.output[:] = [f"{out}:before" if name == out else name for name in node.output]
         graph.node.append(onnx.helper.make_node("Identity", [given], [out], name=f"{out}/copy"))
-
-
-def _read_instead(graph: onnx.GraphProto, old: str, new: str) -> None:
-    for node in graph.node:
-        for place, name in enumerate(node.input):
-            if name == old:
-                node.input[place] = new
-        for inner in inner_graphs(node):
-            _read_instead(inner, old, new)
 
 
 def _prune(graph: onnx.GraphProto) -> None:

@@ -1,4 +1,4 @@
-"""report.json, whose schema stands in docs/report.schema.json."""
+"""The facts of a conversion, and report.json, whose schema stands in docs/report.schema.json."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from converter.model import Layer, Piece, SourceInfo, TensorSpec
+from converter.report.chart import Chart
+from converter.supervision import channel
 
 __all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json"]
 
@@ -23,7 +25,8 @@ class Timings:
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block."""
+        """Time the block, and say that the stage begins to whoever watches over the run."""
+        channel.stage(name)
         start = time.perf_counter()
         try:
             yield
@@ -49,6 +52,12 @@ class _Proof(Protocol):
     @property
     def comparisons(self) -> Sequence[Any]: ...
 
+    @property
+    def placement(self) -> Mapping[str, Any]: ...
+
+    @property
+    def device(self) -> Mapping[str, Any]: ...
+
 
 @dataclasses.dataclass
 class Document:
@@ -66,6 +75,9 @@ class Document:
         failures: kind of artifact that could not be made → why, and a hint.
         precision: what was done to each piece of less precision.
         around: layout, sizes, words and names around the pieces.
+        samples: role of a piece → seeded samples, and what it answers on them.
+        chart: what became of each layer of the source; None where that is not known.
+        drift: every layer compared (`drift_as_json`), or a `problem`; None where that was not asked for.
     """
 
     source: SourceInfo
@@ -79,6 +91,9 @@ class Document:
     failures: Mapping[str, tuple[str, str | None]] = dataclasses.field(default_factory=dict)
     precision: Sequence[Mapping[str, Any]] = ()
     around: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    samples: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    chart: Chart | None = None
+    drift: Mapping[str, Any] | None = None
 
     @property
     def status(self) -> str:
@@ -99,6 +114,8 @@ class Document:
                 "samples": self.proof.samples,
                 "comparisons": [dataclasses.asdict(c) for c in self.proof.comparisons],
             }
+            validation |= {"device": dict(self.proof.device)} if self.proof.device else {}
+            validation |= {"placement": dict(self.proof.placement)} if self.proof.placement else {}
         document = {
             "source": dataclasses.asdict(self.source),
             "cut": dict(self.cut),
@@ -119,12 +136,22 @@ class Document:
                 {"kind": kind, "problem": problem, "hint": hint}
                 for kind, (problem, hint) in self.failures.items()
             ]
+        if self.chart is not None:
+            document["layers"] = self.chart.as_dict()
+        if self.drift is not None:
+            document["drift"] = dict(self.drift)
         plain: dict[str, Any] = _finite(document)
         return plain
 
     def as_json(self) -> str:
         """The report as text."""
         return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+
+    def as_html(self) -> str:
+        """The report as one page, which loads nothing: it can be kept beside the artifacts, or mailed."""
+        from converter.report.html import page
+
+        return page(self)
 
     def _piece(self, piece: Piece) -> dict[str, Any]:
         written = [t["bytes"] for t in self.targets if t["piece"] == piece.role and t["kind"] == "onnx"]
@@ -135,6 +162,7 @@ class Document:
             "nodes": piece.nodes,
             "parameters": piece.parameters,
             "bytes": sum(written) if written else None,
+            **({"samples": self.samples[piece.role]} if piece.role in self.samples else {}),
         }
 
 

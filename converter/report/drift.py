@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 import textwrap
 from collections.abc import Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from converter.errors import UsageError
+from converter.report.plot import matplotlib, save
 from converter.report.terminal import print_table
 
 __all__ = ["drift_as_json", "drift_table", "plot_drift"]
@@ -173,13 +172,9 @@ def plot_drift(path: Path, drift: Any) -> None:
     Raises:
         UsageError: matplotlib is missing, or knows no such kind of picture.
     """
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib", hint="pip install 'converter[plot]'") from error
     rows = drift.rows
     width = min(18.0, max(8.0, 4 + 0.1 * len(rows)))
-    figure = figures.Figure(figsize=(width, 6), layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(width, 6), layout="constrained")
     axes = figure.subplots()
     series = _series(drift)
     bottom = _bottom([value for _, values, _, _ in series for value in values])
@@ -204,10 +199,7 @@ def plot_drift(path: Path, drift: Any) -> None:
     title = f"{drift.source.locator}: {drift.provider} against {drift.judge}, {_samples(drift)}"
     lines = textwrap.fill(_verdict(drift)[0][0], int(_LINE * width / 18))
     figure.suptitle(f"{title}\n{lines}", fontsize=10)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--plot {path}: {error}") from error
+    save(figure, path)
 
 
 Series = tuple[str, list[float], str, str]

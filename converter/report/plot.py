@@ -8,8 +8,35 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import UsageError
+from converter.scratch import replacing
 
-__all__ = ["plot_plan"]
+__all__ = ["matplotlib", "plot_plan", "save"]
+
+
+def matplotlib(module: str) -> Any:
+    """A module of matplotlib.
+
+    Raises:
+        UsageError: it is missing.
+    """
+    try:
+        return importlib.import_module(f"matplotlib.{module}")
+    except ImportError as error:
+        raise UsageError("--plot needs matplotlib", hint="pip install 'converter[plot]'") from error
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write a picture; the same one has the same bytes.
+
+    Raises:
+        UsageError: matplotlib knows no such kind of picture, or the file cannot be written.
+    """
+    try:
+        with replacing(path) as file:
+            metadata = {"Date": None} if path.suffix == ".svg" else None
+            figure.savefig(file, format=path.suffix[1:] or None, metadata=metadata)
+    except (ValueError, OSError) as error:
+        raise UsageError(f"--plot {path}: {error}") from error
 
 
 def plot_plan(path: Path, title: str, cuts: Sequence[Any]) -> None:
@@ -23,11 +50,7 @@ def plot_plan(path: Path, title: str, cuts: Sequence[Any]) -> None:
     Raises:
         UsageError: matplotlib is missing, or knows no such kind of picture.
     """
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib", hint="pip install 'converter[plot]'") from error
-    figure = figures.Figure(figsize=(9, 5), layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(9, 5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
     known = [cut for cut in cuts if cut.crossing_bytes]
     for single, marker, label in ((True, "o", "one tensor"), (False, "x", "several tensors")):
@@ -44,7 +67,4 @@ def plot_plan(path: Path, title: str, cuts: Sequence[Any]) -> None:
     lower.set_xlabel("depth of the cut")
     for axes in (upper, lower):
         axes.grid(alpha=0.3)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--plot {path}: {error}") from error
+    save(figure, path)

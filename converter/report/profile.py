@@ -8,7 +8,8 @@ from typing import Any
 
 from rich.console import Console
 
-from converter.report.terminal import count, print_table, size_of
+from converter.report.sizes import count, size_of
+from converter.report.terminal import print_table
 
 __all__ = ["comparison_as_json", "comparison_table", "profile_as_json", "profile_table"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
 import math
 import shlex
 import textwrap
@@ -13,7 +12,7 @@ from typing import Any
 
 from rich.console import Console
 
-from converter.errors import UsageError
+from converter.report.plot import matplotlib, save
 from converter.report.terminal import print_table
 
 __all__ = ["plot_rank", "rank_as_json", "rank_table"]
@@ -85,12 +84,8 @@ def plot_rank(path: Path, title: str, ranking: Any) -> None:
     Raises:
         UsageError: matplotlib is missing, or knows no such kind of picture.
     """
-    try:
-        figures = importlib.import_module("matplotlib.figure")
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib", hint="pip install 'converter[plot]'") from error
     blocks = ranking.blocks
-    figure = figures.Figure(figsize=(10, 1.6 + 0.24 * max(len(blocks), 4)), layout="constrained")
+    figure = matplotlib("figure").Figure(figsize=(10, 1.6 + 0.24 * max(len(blocks), 4)), layout="constrained")
     left, right = figure.subplots(1, 2, sharey=True)
     best = {block.name for block in ranking.least[:3]}
     _bars(left, [block.change for block in blocks], _BLUE, "change: 1 − cosine of input and output")
@@ -107,10 +102,7 @@ def plot_rank(path: Path, title: str, ranking: Any) -> None:
     least = ", ".join(_short(block.name) for block in ranking.least[:3])
     line = textwrap.fill(f"least influence first (in bold): {least}", _LINE) if least else ""
     figure.suptitle(f"{title}\n{line}".rstrip(), fontsize=10)
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--plot {path}: {error}") from error
+    save(figure, path)
 
 
 def _bars(axes: Any, values: Sequence[float | None], colour: str, label: str) -> None:

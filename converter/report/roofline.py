@@ -7,13 +7,13 @@ architectures", CACM 52(4), 2009.
 from __future__ import annotations
 
 import functools
-import importlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from converter.errors import UsageError
+from converter.report.plot import matplotlib, save
 
 __all__ = ["check_plot", "plot_roofline"]
 
@@ -43,18 +43,11 @@ def check_plot(path: Path) -> None:
     Raises:
         UsageError: matplotlib is missing or knows no such kind of picture, or there is no such folder.
     """
-    kinds = _matplotlib("backend_bases").FigureCanvasBase.get_supported_filetypes()
+    kinds = matplotlib("backend_bases").FigureCanvasBase.get_supported_filetypes()
     if path.suffix.lower().removeprefix(".") not in kinds:
         raise UsageError(f"--plot {path}: expected a picture, .svg, .png or .pdf")
     if not path.parent.is_dir():
         raise UsageError(f"--plot {path}: there is no folder {path.parent}")
-
-
-def _matplotlib(module: str) -> Any:
-    try:
-        return importlib.import_module(f"matplotlib.{module}")
-    except ImportError as error:
-        raise UsageError("--plot needs matplotlib", hint="pip install 'converter[plot]'") from error
 
 
 def plot_roofline(path: Path, profiles: Sequence[Any], roofs: Any) -> None:
@@ -68,8 +61,8 @@ def plot_roofline(path: Path, profiles: Sequence[Any], roofs: Any) -> None:
     Raises:
         UsageError: as of `check_plot`.
     """
-    figure = _matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
-    _matplotlib("backends.backend_agg").FigureCanvasAgg(figure)  # measures texts
+    figure = matplotlib("figure").Figure(figsize=_INCHES, layout="constrained")
+    matplotlib("backends.backend_agg").FigureCanvasAgg(figure)  # measures texts
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_yscale("log")
@@ -99,7 +92,7 @@ def plot_roofline(path: Path, profiles: Sequence[Any], roofs: Any) -> None:
     for handle in axes.legend(loc="lower right", fontsize=8).legend_handles:
         handle.set_sizes([40])
     _label(figure, axes, points)
-    _save(figure, path)
+    save(figure, path)
 
 
 def _area(share: float) -> float:
@@ -130,7 +123,7 @@ def _limits(axes: Any, points: Sequence[Point], roofs: Any) -> None:
     up = [roofs.flops / 1e9, *(point.y for point in points)]
     axes.set_xlim(min(across) / 3, max(across) * 8)
     axes.set_ylim(min(up) / 4, max(up) * 3)
-    ticker = _matplotlib("ticker")
+    ticker = matplotlib("ticker")
     for axis, low, high in ((axes.xaxis, *axes.get_xlim()), (axes.yaxis, *axes.get_ylim())):
         axis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
         digits = (2, 5) if high / low < _FEW_DECADES else ()
@@ -194,7 +187,7 @@ def _label(figure: Any, axes: Any, points: Sequence[Point]) -> None:
     figure.draw_without_rendering()
     figure.set_layout_engine("none")  # from here on places are final
     renderer = figure.canvas.get_renderer()
-    boxes = _matplotlib("transforms")
+    boxes = matplotlib("transforms")
     pixels = figure.dpi / 72
     taken = [axes.get_legend().get_window_extent(renderer)]
     taken += [text.get_window_extent(renderer) for text in axes.texts]
@@ -262,10 +255,3 @@ def _short(name: str) -> str:
         return name
     half = (_LONGEST - 1) // 2
     return f"{name[:half]}…{name[-half:]}"
-
-
-def _save(figure: Any, path: Path) -> None:
-    try:
-        figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None)
-    except (ValueError, OSError) as error:
-        raise UsageError(f"--plot {path}: {error}") from error

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from converter.model import Layer
 from converter.report.document import Document
+from converter.report.sizes import count, size_of
 
-__all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table", "size_of"]
+__all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table"]
 
 _LISTED = 12  # layers of one reason; report.json has them all
 _CONFUSION = 20  # classes, above which the table would be too wide; report.json has it all
@@ -35,12 +36,14 @@ class Terminal:
     def stage(self, name: str, detail: str = "") -> None:
         """Say that a stage begins."""
         line = Text(f"{name:<10}", style="bold cyan")
-        self.console.print(line.append(detail, style="default not bold"), soft_wrap=True)
+        self.console.print(line.append(detail.replace("\n", "\\n"), style="default not bold"), soft_wrap=True)
 
     def report(self, document: Document, folder: str) -> None:
         """Print the comparisons, the artifacts and the verdict."""
         if document.proof is not None:
             self.comparisons(document)
+            for piece, placement in document.proof.placement.items():
+                self.placement(piece, placement)
         if document.edits is not None:
             self.edits(document.edits)
         for facts in document.precision:
@@ -108,7 +111,7 @@ class Terminal:
         """Print a table, or plain lines, of how each output compares with the framework's."""
         assert document.proof is not None
         classes = any(c.top1 is not None for c in document.proof.comparisons)
-        rows = [_row(c, classes=classes) for c in document.proof.comparisons]
+        rows = [_row(c, classes=classes) for c in _worst_of_kinds(document.proof.comparisons)]
         top1 = ("top-1",) if classes else ()
         heads = (
             "piece",
@@ -124,10 +127,25 @@ class Terminal:
         )
         title = f"{document.proof.provider} against {document.source.kind}"
         print_table(self.console, title, heads, rows)
+        kinds = dict.fromkeys(c.sample for c in document.proof.comparisons if c.sample)
+        if kinds:
+            self.console.print(
+                f"kinds: {', '.join(kinds)}; the worst of each output is shown",
+                highlight=False,
+                soft_wrap=True,
+            )
         for comparison in document.proof.comparisons:
             if comparison.problem:
                 text = f"{comparison.piece} {comparison.output}: {comparison.problem}"
                 self.console.print(text, style="red", highlight=False, soft_wrap=True, markup=False)
+
+    def placement(self, piece: str, placement: Mapping[str, Any]) -> None:
+        """Print how many nodes of a piece ran where they were to run, and why the others did not."""
+        counts = ", ".join(f"{count} on {provider}" for provider, count in placement["nodes"].items())
+        self.stage("placement", f"{piece}: {counts}")
+        for group in placement["elsewhere"]:
+            text = f"  {group['count']} {group['operator']} on {group['provider']}: {group['reason']}"
+            self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def verdict(self, document: Document) -> None:
         """Print the status, and a warning where weights are initial ones."""
@@ -214,14 +232,6 @@ def _some(names: Sequence[str], limit: int = 3) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def count(number: int) -> str:
-    """A large number for people: `4.09 G`."""
-    for limit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= limit:
-            return f"{number / limit:.2f} {letter}"
-    return str(number)
-
-
 def cache_table(
     console: Console, folder: Path, limit: int, entries: Sequence[tuple[Path, Mapping[str, Any]]]
 ) -> None:
@@ -242,6 +252,7 @@ def cache_table(
 
 
 def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    rows = [[cell.replace("\n", "\\n") for cell in row] for row in rows]  # a name may forge no line
     if not console.is_terminal:
         widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
         if title:
@@ -267,6 +278,21 @@ def _agreement(document: Document, kind: str) -> str:
     return f"{max(errors):.1e}" if errors else "shapes only" if found else "-"
 
 
+def _worst_of_kinds(comparisons: Sequence[Any]) -> list[Any]:
+    """The comparisons on usual samples, those of other kinds that failed, else the worst of an output."""
+    shown: list[Any] = []
+    worst: dict[tuple[str, str, str], tuple[float, Any]] = {}
+    for comparison in comparisons:
+        if not comparison.sample or not comparison.passed:
+            shown.append(comparison)
+            continue
+        key = comparison.target, comparison.piece, comparison.output
+        share = comparison.scaled_error / comparison.tolerance if comparison.tolerance else 0.0
+        if key not in worst or share > worst[key][0]:
+            worst[key] = share, comparison
+    return shown + [comparison for _, comparison in worst.values()]
+
+
 def _row(comparison: Any, *, classes: bool) -> tuple[str, ...]:
     top1 = ("-" if comparison.top1 is None else f"{comparison.top1:.1%}",) if classes else ()
     figures: tuple[str, ...] = ("-",) * (5 + len(top1))  # of what was compared by shape alone
@@ -282,7 +308,7 @@ def _row(comparison: Any, *, classes: bool) -> tuple[str, ...]:
     return (
         comparison.piece,
         comparison.output,
-        str(comparison.batch),
+        f"{comparison.batch} {comparison.sample}".rstrip(),
         *figures,
         _verdict(comparison),
     )
@@ -292,13 +318,3 @@ def _verdict(comparison: Any) -> str:
     if not comparison.passed:
         return "FAILED"
     return f"ok, {comparison.beyond} beyond" if comparison.beyond else "ok"
-
-
-def size_of(count: int) -> str:
-    """Bytes for people: `98.8 kB`."""
-    size = float(count)
-    for unit in ("B", "kB", "MB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.2f} GB"

@@ -1,6 +1,6 @@
 """Where models come from: one package per framework, the same verbs in each."""
 
-from converter.sources.digest import sha256_of, versions_of
-from converter.sources.resolve import Opening, resolve
+from converter.sources.digest import digest_of, sha256_of, versions_of
+from converter.sources.resolve import Opening, is_file, resolve
 
-__all__ = ["Opening", "resolve", "sha256_of", "versions_of"]
+__all__ = ["Opening", "digest_of", "is_file", "resolve", "sha256_of", "versions_of"]

@@ -9,13 +9,18 @@ from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 
-__all__ = ["sha256_of", "user_code", "versions_of"]
+__all__ = ["digest_of", "sha256_of", "user_code", "versions_of"]
+
+
+def digest_of(path: Path) -> str:
+    """The SHA-256 of a file, read in chunks, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of(path: Path) -> str:
-    """`sha256:` and the digest of a file, read in chunks."""
-    with path.open("rb") as file:
-        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    """`sha256:` and the digest of a file."""
+    return f"sha256:{digest_of(path)}"
 
 
 def user_code() -> str:

@@ -41,7 +41,7 @@ def _guarded(place: str, path: Path, function: Callable[..., Any], *args: Any) -
     sys.path.insert(0, folder)  # as Python does for a script
     try:
         return function(*args)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script that ends here would pass for a run that succeeded
         raise SourceError(f"{place} fails: {type(error).__name__}: {error}") from error
     finally:
         if folder in sys.path:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from converter import preflight
 from converter.errors import SourceError, UnknownModelError
 from converter.model import Source
+from converter.sources.steady import steady
 
-__all__ = ["Opening", "resolve"]
+__all__ = ["Opening", "is_file", "resolve"]
 
 _EXPECTED = (
     "a source is keras:NAME, torchvision:NAME, timm:NAME, transformers:FOLDER, a bare NAME, FILE.keras, "
@@ -51,14 +54,47 @@ def resolve(source: str | Path | Any, how: Opening) -> Source:
     """Open a source: a name with a prefix, a bare name, a path, or a live model.
 
     Raises:
-        SourceError: nothing of that name, or it cannot be opened.
+        SourceError: nothing of that name, it cannot be opened, its weights do not fit into memory, or it was
+            changed meanwhile.
     """
-    opened = _opened(source, how)
+    preflight.check_files(_stored(source, how))
+    with steady(_files(source, how)):
+        opened = _opened(source, how)
     if not how.cache or opened.origin is None:
         return opened
     from converter.sources.cache import CachedSource, Store
 
     return CachedSource(opened, Store(), whole=how.cache_whole)
+
+
+def is_file(source: str) -> bool:
+    """Whether a source is said to be in a file, by its suffix; else it is a model of a zoo."""
+    suffix = Path(source).suffix.casefold()
+    return any(suffix in suffixes for suffixes, _ in _FILES)
+
+
+def _files(source: str | Path | Any, how: Opening) -> list[Path]:
+    """The user's own files that a source is read from."""
+    text = str(source) if isinstance(source, (str, Path)) else ""
+    found: list[Path] = []
+    for name in (text, text.removeprefix("transformers:"), how.weights):
+        with contextlib.suppress(OSError, ValueError):  # no name of a file at all, or a folder that is closed
+            path = Path(name)
+            found += path.iterdir() if name and path.is_dir() else [path]
+    return found
+
+
+def _stored(source: str | Path | Any, how: Opening) -> list[Path]:
+    """The files of weights that are read whole; those of ONNX files stay where they are."""
+    if not isinstance(source, (str, Path)):
+        return []
+    text = str(source)
+    folder = Path(text.removeprefix("transformers:"))
+    if text.startswith("transformers:") and folder.is_dir():
+        found = [sorted(folder.glob(f"*{suffix}")) for suffix in (".safetensors", ".bin")]
+        return found[0] or found[1]
+    files = [Path(text), Path(how.weights)]
+    return [path for path in files if path.suffix.casefold() in _READ_WHOLE]
 
 
 def _opened(source: str | Path | Any, how: Opening) -> Source:
@@ -69,9 +105,8 @@ def _opened(source: str | Path | Any, how: Opening) -> Source:
     suffix = path.suffix.casefold()
     if how.custom_ops and suffix != ".onnx":
         raise SourceError(f"{text!r} is no ONNX file: --custom-ops does not apply")
-    for suffixes, opener in _FILES:
-        if suffix in suffixes:
-            return opener(path, how)
+    if is_file(text):
+        return next(opener for suffixes, opener in _FILES if suffix in suffixes)(path, how)
     if how.trust or how.custom_objects is not None:
         raise SourceError(f"{text!r} is no model file: there is nothing in it to trust")
     prefix, colon, name = text.rpartition(":")
@@ -121,6 +156,7 @@ _FILES: tuple[tuple[tuple[str, ...], Callable[[Path, Opening], Source]], ...] = 
     ((".keras", ".h5", ".hdf5"), _keras_file),
     ((".pt", ".pth", ".bin", ".safetensors", ".pt2"), _torch_file),
 )
+_READ_WHOLE = tuple(suffix for suffixes, _ in _FILES[1:] for suffix in suffixes)
 _PREFIXES = ("keras", "torchvision", "timm", "transformers")
 
 

@@ -1,15 +1,17 @@
-"""Writing whole artifacts or none: a hidden folder beside the targets, then atomic renames."""
+"""Writing whole artifacts or none: a hidden folder beside the targets, then one switch."""
 
 from __future__ import annotations
 
 import contextlib
-import errno
+import fcntl
+import logging
 import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from converter.errors import TargetError
+from converter.scratch import Scratch, uninterrupted, unwritable
+from converter.supervision import channel
+from converter.targets.switch import finish, flush, switch, unfinished
 
 __all__ = ["staged"]
 
@@ -20,97 +22,94 @@ _PREFIX = ".converter-staging-"
 def staged(folder: Path) -> Iterator[Path]:
     """A scratch folder whose files move into `folder` when the block ends without an error.
 
-    Each file is flushed to the disk and renamed in one step, `report.json` last, so that a run that is
-    killed leaves each old file or the new one. What earlier killed runs left behind is removed.
+    Everything is flushed to the disk first, and moved by renames after each of which every artifact is
+    whole, the old one or the new; `report.json` is last. Runs that write to one folder do so one after the
+    other. What a killed run left there is completed, if it had got to the renames, or else removed.
 
     Raises:
         TargetError: the folder cannot be made or written, or the disk is full.
     """
     made: list[Path] = []
-    scratch = folder / f"{_PREFIX}{os.getpid()}"
+    scratch: Scratch | None = None
     try:
-        made = _make(folder)
-        _remove_abandoned(folder)
-        scratch.mkdir()
-    except OSError as error:
-        _unmake(made)
-        raise _refusal(folder, error) from error
-    try:
-        yield scratch
-        _commit(scratch, folder)
-    except OSError as error:
-        _discard(scratch, made)
-        raise _refusal(folder, error) from error
-    except BaseException:
-        _discard(scratch, made)
-        raise
-    _discard(scratch, [])
+        try:
+            made = _missing(folder)
+            scratch = _scratch(folder)
+            for path in reversed(made):
+                channel.made(path)
+            channel.scratch(scratch.path)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        try:
+            yield scratch.path
+            channel.stage("deliver")
+            flush(scratch.path)  # which may take long: others need not wait for it
+            channel.keep(scratch.path)  # from here on the next run completes it
+            with _turn(folder), uninterrupted():
+                switch(scratch.path, folder)
+                made = []
+            channel.delivered()
+        except OSError as error:
+            raise unwritable(folder, error) from error
+    finally:
+        with uninterrupted():
+            if scratch is not None:
+                _close(scratch)
+            if made:
+                _unmake(made, folder)
 
 
-def _make(folder: Path) -> list[Path]:
-    """Make the folder and its parents; the ones that were made, innermost first."""
+def _missing(folder: Path) -> list[Path]:
+    """The folder and those above it that do not exist, innermost first."""
     missing = []
     for path in (folder, *folder.parents):
         if path.exists():
             break
         missing.append(path)
-    folder.mkdir(parents=True, exist_ok=True)
     return missing
 
 
-def _commit(scratch: Path, folder: Path) -> None:
-    files = sorted(
-        (path for path in scratch.rglob("*") if path.is_file()),
-        key=lambda path: (path.name == "report.json", path),
-    )
-    for path in files:
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    for path in scratch.iterdir():
-        old = folder / path.name
-        if path.is_dir() and old.is_dir() and not old.is_symlink():
-            shutil.rmtree(old)  # an artifact that is a folder has none of the old one's files
-    for path in files:
-        target = folder / path.relative_to(scratch)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        path.replace(target)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def _scratch(folder: Path) -> Scratch:
+    while True:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Removed since, by a run that had made it and failed: made again.
+        with contextlib.suppress(FileNotFoundError), _turn(folder):
+            return Scratch(folder, _PREFIX, lambda left: finish(left, folder), "choose another --output")
 
 
-def _discard(scratch: Path, made: list[Path]) -> None:
-    shutil.rmtree(scratch, ignore_errors=True)
-    _unmake(made)
+def _close(scratch: Scratch) -> None:
+    """Remove the scratch folder, unless what is in it is yet to be put in place."""
+    if unfinished(scratch.path):
+        scratch.leave()
+    else:
+        scratch.close()
 
 
-def _unmake(made: list[Path]) -> None:
-    for path in made:
-        with contextlib.suppress(OSError):
+def _unmake(made: list[Path], folder: Path) -> None:
+    """Remove folders that nobody has written to since; who waits to do so makes them again."""
+    with contextlib.suppress(OSError), _turn(folder):
+        for path in made:
             path.rmdir()
 
 
-def _remove_abandoned(folder: Path) -> None:
-    for path in folder.glob(f"{_PREFIX}*"):
-        owner = path.name.removeprefix(_PREFIX)
-        if not (owner.isdigit() and _alive(int(owner))):
-            shutil.rmtree(path, ignore_errors=True)
+@contextlib.contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process changes the folder, and keep others from it until the block ends."""
+    while True:
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            _lock(handle, folder)
+            if os.path.samestat(os.fstat(handle), folder.stat()):
+                yield
+                return
+        finally:
+            os.close(handle)
 
 
-def _alive(process: int) -> bool:
-    if process == os.getpid():
-        return False  # a scratch folder of ours would not exist yet: it is a dead namesake's
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        pass
-    return True
-
-
-def _refusal(folder: Path, error: OSError) -> TargetError:
-    hint = "free some space, or choose another --output" if error.errno == errno.ENOSPC else None
-    return TargetError(f"cannot write to {folder}: {error.strerror or error}", hint=hint)
+def _lock(handle: int, folder: Path) -> None:
+    with contextlib.suppress(OSError):  # no locks on this file system
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            logging.getLogger("converter").warning("another run is writing to %s: waiting for it", folder)
+            fcntl.flock(handle, fcntl.LOCK_EX)

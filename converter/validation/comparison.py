@@ -17,7 +17,7 @@ import numpy as np
 
 from converter.model import Array
 
-__all__ = ["EMPTY", "LOSSY", "TOLERANCES", "Comparison", "compare", "spread_of"]
+__all__ = ["EMPTY", "LOSSY", "NOTHING", "TOLERANCES", "Comparison", "compare", "spread_of"]
 
 # Largest scaled error that passes, a dtype. Rounding in a sum of n terms grows as eps * sqrt(n) when errors
 # are independent; the deepest models in use sum about 2^18 terms on the longest path, hence
@@ -50,6 +50,8 @@ _CUT_OFF = {"int8": 2.0**-10}
 
 # What an equal and empty output has for a `problem`: it agrees, and proves nothing.
 EMPTY = "both are empty"
+# What one has whose reference is NaN or infinite everywhere, and is met in that.
+NOTHING = "the reference has no finite value: nothing is compared"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Comparison:
 
     `problem` says what stopped the numbers from being compared, or what else is wrong; `target` is the kind
     of artifact; `top1` is None where the output is not known to be a classifier's; `beyond` is how many
-    elements are further off than the tolerance, of those that may be.
+    elements are further off than the tolerance, of those that may be; `sample` is the kind of input where it
+    is not the usual one, and `condition` what the tolerance was multiplied by for what the model does to
+    rounding there (see `converter.validation.variants`).
     """
 
     piece: str
@@ -74,6 +78,8 @@ class Comparison:
     target: str = "onnx"
     top1: float | None = None
     beyond: int = 0
+    sample: str = ""
+    condition: float = 1.0
 
 
 def compare(
@@ -125,7 +131,7 @@ def compare(
     if not np.array_equal(a[strange], b[strange], equal_nan=True) or not np.isfinite(a[finite]).all():
         return failed("NaN or infinity in other places than the reference's")
     if not finite.any():
-        return failed("the reference has no finite value: nothing is compared")
+        return failed(NOTHING)
     figures = _figures(a[finite], b[finite])
     max_abs, scaled, cosine, snr = figures
     problem = _constant(spread, tolerance) or _noisy(snr, _floor(reference.dtype, precision, min_snr))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -13,7 +14,7 @@ from converter.errors import ValidationError
 from converter.model import SCORES, Array, Boundary
 from converter.validation.comparison import Comparison, compare, spread_of
 
-__all__ = ["Candidate", "Judge"]
+__all__ = ["Answering", "Candidate", "Judge"]
 
 Feeds = dict[str, Array]
 
@@ -58,16 +59,28 @@ class Judge:
         source: runs the framework itself, or a source as dressed pieces see it.
         boundaries: where its answers are wanted.
         batches: inputs of the model.
+        varied: they differ so that answers do, too: one that is constant over them proves nothing, and fails.
     """
 
-    def __init__(self, source: Answering, boundaries: Iterable[Boundary], batches: Sequence[Feeds]) -> None:
+    def __init__(
+        self,
+        source: Answering,
+        boundaries: Iterable[Boundary],
+        batches: Sequence[Feeds],
+        *,
+        varied: bool = True,
+    ) -> None:
         self._source = source
+        self._varied = varied
         self._wanted = {b.value: b for b in boundaries}
         self._batches = batches
 
     @cached_property
     def _references(self) -> list[dict[str, Array]]:
         return [self._source.run(feeds, list(self._wanted.values())) for feeds in self._batches]
+
+    def _spread(self, value: str, index: int) -> float:
+        return self._spreads.get((value, index), 0.0) if self._varied else math.inf
 
     @cached_property
     def _spreads(self) -> dict[tuple[str, int], float]:
@@ -104,12 +117,12 @@ class Judge:
             size = next((len(value) for value in feeds.values() if np.ndim(value)), 1)
             for candidate in candidates:
                 got = _run(candidate, {**feeds, **{b.name: reference[b.value] for b in candidate.starts}})
-                comparisons += _compare(candidate, candidate.name, size, got, reference, self._spreads)
+                comparisons += _compare(candidate, candidate.name, size, got, reference, self._spread)
             for trunk, head in compositions:
                 crossing = _run(trunk, feeds)
                 got = _run(head, {**feeds, **crossing})
                 name = f"{head.name}∘{trunk.name}"
-                comparisons += _compare(head, name, size, got, reference, self._spreads)
+                comparisons += _compare(head, name, size, got, reference, self._spread)
         return tuple(comparisons)
 
 
@@ -126,7 +139,7 @@ def _compare(
     size: int,
     got: Mapping[str, Any],
     reference: Mapping[str, Any],
-    spreads: Mapping[tuple[str, int], float],
+    spread: Callable[[str, int], float],
 ) -> list[Comparison]:
     comparisons = []
     for boundary, output in candidate.ends:
@@ -138,14 +151,13 @@ def _compare(
             scores, agree = reference.get(f"{boundary.value}{SCORES}"), None
             if scores is not None and _are_classes(a, b, scores.shape[-1]):
                 a, b, agree = _picked(scores, a, b)
-            spread = spreads.get((boundary.value, index), 0.0)
             made = compare(
                 name,
                 label,
                 size,
                 a,
                 b,
-                spread=spread,
+                spread=spread(boundary.value, index),
                 precision=candidate.precision,
                 min_snr=candidate.min_snr,
                 classes=output in candidate.classes,

@@ -92,3 +92,17 @@ def test_what_is_refused(arguments: list[str], words: str, net: Path, converter_
     assert words in " ".join(done.stderr.split())
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_the_same_in_python(tmp_path: Path) -> None:
+    import torch
+
+    import converter
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
+    found = converter.load(net, example=torch.zeros(1, 4)).drift(noise_floor=True, finished=True)
+    assert found.passed
+    assert [row.name for row in found.rows if row.name in "012"] == ["0", "1", "2"]
+    with pytest.raises(converter.UsageError, match="exclude each other"):
+        converter.load(net, example=torch.zeros(1, 4)).drift(noise_floor=True, tolerance=1.0)

@@ -60,7 +60,7 @@ def attempt(content: bytes, folder: Path) -> str:
         assert str(error)
         return type(error).__name__
     finally:
-        assert time.perf_counter() - start < 5
+        assert time.perf_counter() - start < 60
     return "cut"
 
 

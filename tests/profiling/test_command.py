@@ -174,8 +174,8 @@ def test_names_in_the_plot_do_not_overlap(
     text = f"g (float[1, 8, 12, 12] x) => (float[1, 8, 12, 12] y) {{ {nodes} }}"
     made = profile(saved(text, tmp_path, weights=weights), Setting("CPUExecutionProvider", 2, 1))
     figures = []
-    save = roofline._save
-    monkeypatch.setattr(roofline, "_save", lambda figure, path: (figures.append(figure), save(figure, path)))
+    save = roofline.save
+    monkeypatch.setattr(roofline, "save", lambda figure, path: (figures.append(figure), save(figure, path)))
     roofline.plot_roofline(tmp_path / "plot.svg", [made], roofs("CPUExecutionProvider", 1))
     figure = figures[0]
     figure.canvas.draw()

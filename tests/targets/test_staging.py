@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from converter.targets import staged
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from converter.targets import staged, staging
+from converter.targets import staged
 folder, stop = Path(sys.argv[1]), int(sys.argv[2])
 steps = 0
 def step(*args):
@@ -25,6 +24,9 @@ def step(*args):
     steps += 1
     if steps == stop:
         os.kill(os.getpid(), signal.SIGKILL)
+from converter.targets import switch
+exchange = switch.exchange
+switch.exchange = lambda *a: (step(), exchange(*a))[1]
 for name in ("open", "fsync", "mkdir", "rename", "replace"):
     original = getattr(os, name)
     setattr(os, name, lambda *a, original=original, **k: (step(), original(*a, **k))[1])
@@ -77,20 +79,24 @@ def test_what_was_there_stays(tmp_path: Path) -> None:
 
 
 def test_the_scratch_folder_of_a_living_process_is_not_touched(tmp_path: Path) -> None:
-    other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(30)"])
-    try:
-        theirs = tmp_path / f".converter-staging-{other.pid}"
-        theirs.mkdir()
-        with staged(tmp_path):
-            pass
-        assert theirs.exists()
-    finally:
-        other.kill()
-        other.wait()
-    time.sleep(0.05)
+    living = (
+        "import sys, pathlib; from converter.targets import staged\nwith staged(pathlib.Path(sys.argv[1])):"
+    )
+    code = f"{living} print('here', flush=True); sys.stdin.read()"
+    other = subprocess.Popen(
+        [sys.executable, "-c", code, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    assert other.stdout.readline() == b"here\n"
+    with staged(tmp_path) as scratch:
+        names = {path.name for path in tmp_path.iterdir()}
+        assert len(names) == 2
+    other.kill()
+    other.wait()
+    assert {path.name for path in tmp_path.iterdir()} == names - {scratch.name}
     with staged(tmp_path):
         pass
-    assert not theirs.exists()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_in_the_way(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import onnx
 import onnx_ir as ir
 
 from converter.edits import Edits
-from converter.model import Array, Boundary, Layer, LayeredModel, Source, SourceInfo, TensorSpec
+from converter.model import Array, Boundary, Layer, LayeredModel, Outline, Source, SourceInfo, TensorSpec
 from converter.onnxfile import OnnxFile
 from converter.sources.cache.store import Entry, Store
 from converter.sources.digest import sha256_of, versions_of
@@ -88,6 +88,9 @@ class CachedSource:
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self._source.layers if self._outline is None else self._outline.layers
+
+    def outline(self, most: int, near: Sequence[Boundary] = ()) -> Outline:
+        return self._source.outline(most, near)
 
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         self._names = names = tuple(names) if trunk and not self._whole else ()

@@ -9,25 +9,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import hashlib
 import json
 import logging
 import os
-import tempfile
-import time
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from converter.errors import UsageError
+from converter.scratch import PART, replacing, sweep
+from converter.supervision import temporary
 
 __all__ = ["Entry", "Store"]
 
 _MAGIC = b"converter export 1\n"
-_SUFFIX, _PART = ".export", ".part"
+_SUFFIX = ".export"
 _KEY = 32  # hexadecimal digits of the digest in a file's name
 _MEGABYTES = 1024
-_STALE = 3600  # seconds after which nobody is still writing
 
 
 def _default() -> Path:
@@ -35,7 +36,7 @@ def _default() -> Path:
     try:
         return Path(base or Path.home() / ".cache") / "converter"
     except RuntimeError:  # nobody's home
-        return Path(tempfile.gettempdir()) / "converter-cache"
+        return Path(temporary.shared()) / "converter-cache"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +68,9 @@ class Store:
         self.limit = int(limit) << 20
 
     def find(self, key: str) -> Iterator[Entry]:
-        """The entries of a key, those used last first; damaged ones are removed on the way."""
+        """The entries of a key, those used last first; damaged ones, and half of what a killed process was
+        writing, are removed on the way."""
+        sweep(self.folder, f"{PART}*")
         for path in self._files(f"{key[:_KEY]}-*"):
             entry = self._read(path)
             if entry is not None:
@@ -89,15 +92,8 @@ class Store:
         path = self.folder / f"{key[:_KEY]}-{digest[:16]}{_SUFFIX}"
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            descriptor, scratch = tempfile.mkstemp(dir=self.folder, suffix=_PART)
-            try:
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(_MAGIC + digest.encode() + b"\n" + body)
-                Path(scratch).chmod(0o644)  # others may share the folder
-                Path(scratch).replace(path)
-            except BaseException:
-                Path(scratch).unlink(missing_ok=True)
-                raise
+            with replacing(path) as file:
+                file.write(_MAGIC + digest.encode() + b"\n" + body)
             self._shrink(path)
         except OSError as error:
             logging.getLogger("converter").warning("the export was not cached: %s", error)
@@ -105,18 +101,10 @@ class Store:
     def clear(self) -> int:
         """Remove every entry; the number of them."""
         files = self._files("*")
-        for path in (*files, *self._abandoned()):
+        for path in files:
             path.unlink(missing_ok=True)
+        sweep(self.folder, f"{PART}*")
         return len(files)
-
-    def _abandoned(self) -> list[Path]:
-        """What processes that were killed have left half written."""
-        found = []
-        for path in self.folder.glob(f"*{_PART}"):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime > _STALE:
-                    found.append(path)
-        return found
 
     def _files(self, pattern: str) -> list[Path]:
         used = []
@@ -126,19 +114,24 @@ class Store:
         return [path for _, path in sorted(used)]
 
     def _read(self, path: Path) -> Entry | None:
+        log = logging.getLogger("converter")
         try:
-            data = path.read_bytes()
-        except OSError:  # removed by another process, or not ours to read
+            data = _content(path)
+        except OSError as error:
+            if error.errno != errno.ENOENT:  # else another process has removed it
+                log.warning("%s is set aside: %s", path, error.strerror)
             return None
         start = len(_MAGIC)
         digest, body = data[start : start + 64], data[start + 65 :]
-        if not data.startswith(_MAGIC) or hashlib.sha256(body).hexdigest().encode() != digest:
-            logging.getLogger("converter").warning("%s is damaged; it is exported anew", path)
+        header, _, graph = body.partition(b"\n")
+        whole = data.startswith(_MAGIC) and hashlib.sha256(body).hexdigest().encode() == digest
+        fields = _fields(header) if whole else None
+        if fields is None:
+            log.warning("%s is set aside: it is damaged, and exported anew", path)
             with contextlib.suppress(OSError):
                 path.unlink(missing_ok=True)
             return None
-        header, _, graph = body.partition(b"\n")
-        return Entry(path, json.loads(header), graph)
+        return Entry(path, fields, graph)
 
     def _shrink(self, keep: Path) -> None:
         """Remove what was used longest ago until the rest is within the limit."""
@@ -148,3 +141,24 @@ class Store:
                 total += path.stat().st_size
                 if total > self.limit and path != keep:
                     path.unlink()
+
+
+def _content(path: Path) -> bytes:
+    """The bytes of a regular file that is no link; a pipe would block.
+
+    Raises:
+        OSError: it is not that, or not there.
+    """
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        return file.read()
+
+
+def _fields(header: bytes) -> dict[str, Any] | None:
+    """The header, if it is a JSON object."""
+    try:
+        found = json.loads(header)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None

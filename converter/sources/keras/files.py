@@ -10,27 +10,28 @@ import contextlib
 import functools
 import importlib.util
 import inspect
-import json
+import math
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from converter.errors import SourceError
+from converter.onnxfile import memory_limit
 from converter.sources.keras import backend
 from converter.sources.keras.applications import fresh_names
+from converter.sources.keras.declared import bounded_memory, check_arrays, read_config
 
 __all__ = ["load_weights", "open_file"]
 
-_SUFFIXES = (".keras", ".h5", ".hdf5")
 _UNSAFE = frozenset(["Lambda", "TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"])
 _MARKERS = frozenset(
     ["__tuple__", "__tensor__", "__keras_tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"]
 )
-# A file may declare this many bytes of weights for each of its own (compression), plus a floor.
-_EXPANSION, _FLOOR = 64, 64 << 20
-_CONFIG_LIMIT = 256 << 20
+# Settings that are a file where they are a text, which Keras reads while it builds the layer.
+_FILES = ("vocabulary", "idf_weights", "filepath")
+# Settings that say how many weights a layer has, at least one for each.
+_SIZES = ("units", "filters", "input_dim", "output_dim")
 
 
 def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:
@@ -47,7 +48,7 @@ def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:
     keras = backend.keras()
     if custom_objects is not None and not trust:
         raise SourceError(f"{custom_objects} is code and would run", hint="--trust says that you trust it")
-    config = _read_config(path)
+    config, declared = read_config(path)
     if not trust:
         foreign = sorted(set(_foreign(config)))
         if foreign:
@@ -56,14 +57,18 @@ def open_file(path: Path, *, trust: bool, custom_objects: Path | None) -> Any:
                 hint="--trust loads it, with --custom-objects FILE.py where the classes are in a file; "
                 "do so only if you trust its author",
             )
+        _check_settings(path, config, declared)
     with _custom_scope(path, trust, custom_objects), fresh_names():
         try:
-            return keras.saving.load_model(path, compile=False, safe_mode=not trust)
+            with bounded_memory(declared):
+                model = keras.saving.load_model(path, compile=False, safe_mode=not trust)
         except Exception as error:
             raise SourceError(
                 f"Keras cannot load {path.name}: {_shortened(error)}",
                 hint="classes of your own come in with --trust --custom-objects FILE.py" if trust else None,
             ) from error
+    _refuse_large(path, model)
+    return model
 
 
 def load_weights(model: Any, path: Path) -> None:
@@ -74,7 +79,7 @@ def load_weights(model: Any, path: Path) -> None:
     """
     if not path.is_file():
         raise SourceError(f"no weights file {path}")
-    _check_arrays(path)
+    check_arrays(path)
     try:
         model.load_weights(path)
     except Exception as error:
@@ -88,104 +93,45 @@ def _shortened(error: Exception) -> str:
     return " ".join(str(error).split())[:500]
 
 
-# ---------------------------------------------------------------- reading without running
+def _refuse_large(path: Path, model: Any) -> None:
+    """Refuse a model in which a tensor of one sample is larger than the memory there is."""
+    most = memory_limit()
+    for layer in model._flatten_layers():
+        for node in layer._inbound_nodes:
+            for tensor in node.output_tensors:
+                size = math.prod(size for size in tensor.shape or () if size is not None)
+                if size * 4 > most:
+                    raise SourceError(
+                        f"{path.name}: what the layer {layer.name!r} puts out would have "
+                        f"{size * 4 / 1e9:,.0f} GB, more than the {most / 1e9:,.0f} GB of memory there are"
+                    )
 
 
-def _read_config(path: Path) -> Any:
-    """The model's config as plain JSON, whichever kind of file it is in."""
-    if not path.is_file():
-        raise SourceError(f"no file {path}")
-    with path.open("rb") as file:
-        magic = file.read(8)
-    if magic[:4] == b"PK\x03\x04":
-        _check_arrays(path)
-        return _config_of_archive(path)
-    if magic == b"\x89HDF\r\n\x1a\n":
-        _check_arrays(path)
-        return _config_of_hdf5(path)
-    raise SourceError(
-        f"{path.name} is neither a .keras archive nor an HDF5 file (it starts with {magic[:8]!r})",
-        hint=f"a Keras source is a whole model saved as one of {', '.join(_SUFFIXES)}",
-    )
-
-
-def _config_of_archive(path: Path) -> Any:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            info = archive.getinfo("config.json")
-            if info.file_size > _CONFIG_LIMIT:
-                raise SourceError(f"{path.name} declares a config of {info.file_size:,} bytes")
-            return json.loads(archive.read(info))
-    except KeyError:
-        raise SourceError(f"{path.name} is a zip file without config.json: not a .keras model") from None
-    except (zipfile.BadZipFile, EOFError, ValueError, OSError, RecursionError) as error:
-        raise SourceError(f"{path.name} is damaged: {error}") from error
-
-
-def _config_of_hdf5(path: Path) -> Any:
-    import h5py
-
-    try:
-        with h5py.File(path, "r") as file:
-            text = file.attrs.get("model_config")
-            if text is None:
+def _check_settings(path: Path, config: Any, declared: int) -> None:
+    """Refuse layers that read files, and layers of more weights than the file declares bytes."""
+    for item in _dictionaries(config):
+        for key in _FILES:
+            if isinstance(item.get(key), str):
                 raise SourceError(
-                    f"{path.name} holds weights alone, no architecture",
-                    hint=f"name the architecture: converter convert keras:NAME --weights {path}",
+                    f"{path.name}: the {key} of a layer is a file, {item[key]!r}, which Keras would read"
                 )
-            return json.loads(text)
-    except (OSError, ValueError, RuntimeError, RecursionError) as error:
-        raise SourceError(f"{path.name} is damaged: {error}") from error
+        for key in _SIZES:
+            if isinstance(item.get(key), int) and item[key] > max(declared, 1 << 16):
+                raise SourceError(
+                    f"{path.name}: a layer has {key} {item[key]:,}, its weights have {declared:,} bytes"
+                )
 
 
-def _check_arrays(path: Path) -> None:
-    """Refuse a file that declares far more bytes than it has, or that reaches outside itself."""
-    import h5py
-
-    limit = path.stat().st_size * _EXPANSION + _FLOOR
-    try:
-        if zipfile.is_zipfile(path):
-            with zipfile.ZipFile(path) as archive:
-                declared = sum(info.file_size for info in archive.infolist())
-                names = [i.filename for i in archive.infolist() if i.filename.endswith(".h5")]
-                for name in names if declared <= limit else ():
-                    with archive.open(name) as member, h5py.File(member, "r") as file:
-                        declared += _declared_bytes(file)
-        else:
-            with h5py.File(path, "r") as file:
-                declared = _declared_bytes(file)
-    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError, KeyError) as error:
-        raise SourceError(f"{path.name} is damaged or not a Keras file: {error}") from error
-    if declared > limit:
-        raise SourceError(
-            f"{path.name} declares {declared:,} bytes of arrays but is {path.stat().st_size:,} bytes long"
-        )
-
-
-def _declared_bytes(file: Any) -> int:
-    """Bytes of all datasets of an HDF5 file; links to other files are refused."""
-    import h5py
-
-    total = 0
-
-    def visit(group: Any) -> None:
-        nonlocal total
-        for key in group:
-            link = group.get(key, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                raise SourceError(f"an HDF5 link leads out of the file, to {link.filename!r}")
-            if isinstance(link, h5py.SoftLink):
-                raise SourceError(f"an HDF5 soft link ({link.path!r}) is not part of a Keras file")
-            item = group[key]
-            if isinstance(item, h5py.Dataset):
-                if item.external or item.is_virtual:
-                    raise SourceError(f"the HDF5 dataset {item.name!r} keeps its data in other files")
-                total += item.size * item.dtype.itemsize
-            else:
-                visit(item)
-
-    visit(file)
-    return total
+def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
+    """Every dictionary in a config."""
+    stack = [config]
+    while stack:
+        item = stack.pop()
+        if isinstance(item, list):
+            stack.extend(item)
+        elif isinstance(item, dict):
+            yield item
+            stack.extend(item.values())
 
 
 # ---------------------------------------------------------------- the allowlist
@@ -221,17 +167,12 @@ def _allowed_functions() -> frozenset[str]:
 
 def _foreign(config: Any) -> Iterator[str]:
     """Names in a config that are not Keras's own classes or activation functions."""
-    stack = [config.get("config"), {k: config.get(k) for k in ("class_name", "module", "registered_name")}]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-            name = item.get("class_name")
-            if isinstance(name, str) and not _is_keras_own(item, name):
-                module = item.get("module")
-                yield f"{name} (of {module})" if module else name
+    root = {key: config.get(key) for key in ("class_name", "module", "registered_name")}
+    for item in (*_dictionaries(config.get("config")), root):
+        name = item.get("class_name")
+        if name is not None and not (isinstance(name, str) and _is_keras_own(item, name)):
+            module = item.get("module")
+            yield f"{name} (of {module})" if module else str(name)
 
 
 def _is_keras_own(item: dict[str, Any], name: str) -> bool:
@@ -240,7 +181,8 @@ def _is_keras_own(item: dict[str, Any], name: str) -> bool:
     module = item.get("module")
     own = module is None or module == "builtins" or str(module).split(".")[0] == "keras"
     if name == "function":
-        return own and item.get("config") in _allowed_functions()
+        function = item.get("config")
+        return own and isinstance(function, str) and function in _allowed_functions()
     registered = item.get("registered_name")
     return own and name in _allowed_classes() and registered in (None, name)
 

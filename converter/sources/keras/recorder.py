@@ -14,7 +14,16 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
-__all__ = ["Around", "LayerCall", "Reached", "calls_until", "following", "operations", "recording"]
+__all__ = [
+    "Around",
+    "LayerCall",
+    "Reached",
+    "calls_until",
+    "following",
+    "nodes_in_order",
+    "operations",
+    "recording",
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,14 +63,18 @@ def calls_until(model: Any, names: Collection[str]) -> list[Any]:
     Empty where its graph does not show it: for subclassed models, for names it does not have,
     and where a layer is called twice, since calls could then be numbered by all of them only.
     """
-    functional = getattr(model, "_functional", None) or model
-    levels = getattr(functional, "_nodes_by_depth", {})
-    nodes = [node for depth in sorted(levels, reverse=True) for node in levels[depth]]
-    called = [node.operation for node in nodes if not node.is_input]
+    called = [node.operation for node in nodes_in_order(model)]
     order = {operation.name: index for index, operation in enumerate(called)}
     if len(order) < len(called) or not names or not set(names) <= set(order):
         return []
     return called[: max(order[name] for name in names) + 1]
+
+
+def nodes_in_order(model: Any) -> list[Any]:
+    """The calls in the graph of a Functional model, in running order; none where it has no such graph."""
+    functional = getattr(model, "_functional", None) or model
+    levels = getattr(functional, "_nodes_by_depth", {})
+    return [node for depth in sorted(levels, reverse=True) for node in levels[depth] if not node.is_input]
 
 
 class Reached(BaseException):

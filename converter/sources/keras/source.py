@@ -13,7 +13,7 @@ import onnx_ir as ir
 
 from converter.edits import Edits
 from converter.errors import SourceError
-from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.model import Array, Boundary, Layer, LayeredModel, Outline, SourceInfo, TensorSpec
 from converter.sources.digest import sha256_of, user_code
 from converter.sources.keras import backend
 from converter.sources.keras.applications import build_application, value_range
@@ -21,6 +21,7 @@ from converter.sources.keras.edit import edited, named_layers
 from converter.sources.keras.files import load_weights, open_file
 from converter.sources.keras.initial import keep_signal, seeded
 from converter.sources.keras.native import part
+from converter.sources.keras.outline import outline_of
 from converter.sources.keras.recorder import LayerCall, Reached, calls_until, recording
 from converter.sources.keras.signature import Signature, flatten_named, signature
 from converter.sources.keras.trace import Trace, names_of_variables, trace
@@ -75,6 +76,10 @@ class KerasSource:
     @property
     def layers(self) -> tuple[Layer, ...]:
         return self._trace.layers
+
+    def outline(self, most: int, near: Sequence[Boundary] = ()) -> Outline:
+        del near
+        return outline_of(self.model, most)
 
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         wanted = frozenset(names) if trunk and calls_until(self.model, names) else frozenset()

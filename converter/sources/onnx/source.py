@@ -10,10 +10,21 @@ import onnx
 
 from converter.edits import Edits
 from converter.errors import SourceError, TargetError, UsageError, ValidationError
-from converter.model import Array, Boundary, Dim, Layer, LayeredModel, Source, SourceInfo, TensorSpec
+from converter.model import (
+    Array,
+    Boundary,
+    Dim,
+    Layer,
+    LayeredModel,
+    Outline,
+    Source,
+    SourceInfo,
+    TensorSpec,
+)
 from converter.onnxfile import OnnxFile, referring
 from converter.runtime import Session
 from converter.sources.onnx.names import Names
+from converter.sources.onnx.outline import outline_of
 
 __all__ = ["OnnxSource", "open_onnx_file"]
 
@@ -86,6 +97,9 @@ class OnnxSource:
             layers += self._names.tensors_like(pattern, layers)
         return tuple({layer.name: layer for layer in (*found, *layers)}.values())
 
+    def outline(self, most: int, near: Sequence[Boundary] = ()) -> Outline:
+        return outline_of(self.file, most, [boundary.value for boundary in near], self._spec)
+
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         del trunk  # nothing is traced: what comes after a cut costs nothing
         self._wanted, self._layers = tuple(names), None
@@ -93,6 +107,14 @@ class OnnxSource:
     def export(self, sinks: Sequence[Boundary], opset: int | None) -> LayeredModel:
         del sinks, opset  # the file is what it is; finishing takes pieces of it to another opset
         return LayeredModel(self.file, self.inputs, self.outputs, self.layers, anywhere=self.boundary)
+
+    def expect_unchanged(self) -> None:
+        """Make sure that what was read is of one state of the file.
+
+        Raises:
+            SourceError: somebody has written to it, or put another file in its place.
+        """
+        self.file.expect_unchanged()
 
     def weights(self) -> dict[str, Any]:
         raise TargetError("the weights of an ONNX file have no names but those in the file")

@@ -6,14 +6,15 @@ import contextlib
 import functools
 import importlib
 import io
+import itertools
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from converter.errors import UnknownModelError
 
-__all__ = ["as_judge", "quiet", "state_kept", "timm", "torch", "torchvision", "transformers"]
+__all__ = ["as_judge", "on_device_of", "quiet", "state_kept", "timm", "torch", "torchvision", "transformers"]
 
 
 def _import(name: str, extra: str) -> Any:
@@ -92,27 +93,71 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def as_judge(model: Any) -> Iterator[None]:
-    """PyTorch as the reference for a block: evaluation mode, no TF32, no autocast, no gradients.
+    """PyTorch as the reference for a block: evaluation mode, no TF32, no autocast, no gradients, and on GPUs
+    the same algorithms each time.
 
     The fused path of attention is switched off: it is another way to the same values that
     calls none of the layers inside. Everything is put back as it was.
     """
     library = torch()
     training = [(module, module.training) for module in model.modules()]
-    matmul, cudnn = library.backends.cuda.matmul, library.backends.cudnn
-    before = matmul.allow_tf32, cudnn.allow_tf32, library.backends.mha.get_fastpath_enabled()
+    fastpath = library.backends.mha.get_fastpath_enabled()
     try:
         for module, _ in training:
             module.training = False
-        matmul.allow_tf32 = cudnn.allow_tf32 = False
         library.backends.mha.set_fastpath_enabled(False)
-        with library.no_grad(), library.autocast("cpu", enabled=False):
+        with _exact(), library.no_grad(), contextlib.ExitStack() as off:
+            for kind in ("cpu", "cuda"):
+                if library.is_autocast_enabled(kind):
+                    off.enter_context(library.autocast(kind, enabled=False))
             yield
     finally:
         for module, mode in training:
             module.training = mode
-        matmul.allow_tf32, cudnn.allow_tf32 = before[:2]
-        library.backends.mha.set_fastpath_enabled(before[2])
+        library.backends.mha.set_fastpath_enabled(fastpath)
+
+
+@contextlib.contextmanager
+def _exact() -> Iterator[None]:
+    """No TF32 in cuBLAS and cuDNN, and cuDNN's deterministic algorithms, for a block.
+
+    PyTorch has two settings for TF32: `allow_tf32`, and since 2.9 `fp32_precision`, which counts. Where they
+    contradict each other, reading `allow_tf32` is an error, and `torch.export` reads it: both are set.
+    """
+    backends = torch().backends
+    parts = (backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    flags = (backends.cuda.matmul, backends.cudnn)
+    precisions, allowed = [part.fp32_precision for part in parts], [_allowed(flag) for flag in flags]
+    cudnn, before = backends.cudnn, (backends.cudnn.deterministic, backends.cudnn.benchmark)
+    try:
+        for flag in flags:
+            flag.allow_tf32 = False
+        for part in parts:
+            part.fp32_precision = "ieee"  # what is unset takes the setting for all backends
+        cudnn.deterministic, cudnn.benchmark = True, False
+        yield
+    finally:
+        for flag, value in zip(flags, allowed, strict=True):
+            if value is not None:
+                flag.allow_tf32 = value
+        for part, precision in zip(parts, precisions, strict=True):
+            part.fp32_precision = precision
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+def _allowed(flag: Any) -> bool | None:
+    """Whether TF32 is allowed in the older setting's words; None where it is not to be read."""
+    try:
+        return bool(flag.allow_tf32)
+    except RuntimeError:
+        return None
+
+
+def on_device_of(model: Any, tensors: Sequence[Any]) -> list[Any]:
+    """The tensors where the model's weights are; as they are where it has none."""
+    weights = itertools.chain(model.parameters(), model.buffers())
+    device = next((weight.device for weight in weights), None)
+    return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
 
 @contextlib.contextmanager

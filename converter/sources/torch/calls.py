@@ -116,7 +116,8 @@ def record(model: Any, signature: Signature, *, training: bool = False) -> Run:
     """Run a model on an example and note the calls of its modules; an exception ends the run, noted, too."""
     recorder = _Recorder()
     handles = []
-    values = signature.tensors(batch=2 if any("batch" in spec.shape for spec in signature.inputs) else None)
+    batch = 2 if any("batch" in spec.shape for spec in signature.inputs) else None
+    values = backend.on_device_of(model, signature.tensors(batch=batch))
     try:
         for path, module in model.named_modules():
             if path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,8 @@ from converter.sources.torch.signature import parse_examples, signature
 from converter.sources.torch.source import TorchSource
 
 __all__ = ["load_weights", "open_factory", "open_live", "open_pickle"]
+
+_LONGEST_HEADER = 100 << 20  # as the package safetensors has it
 
 
 def load_weights(model: Any, path: Path) -> None:
@@ -58,6 +61,7 @@ def _read_state(path: Path) -> dict[str, Any]:
                 f"{path} needs the package safetensors", hint="pip install safetensors"
             ) from error
         try:
+            _refuse_twice(path)
             return dict(load_file(path))
         except Exception as error:
             raise SourceError(f"{path} is not a readable .safetensors file: {error}") from error
@@ -78,16 +82,54 @@ def _load(path: Path, *, trust: bool = False) -> Any:
     if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip archive; before PyTorch 1.6, a bare pickle
         raise SourceError(f"{path} is not a readable file of PyTorch: neither an archive nor a pickle")
     try:
+        _refuse_compressed(path)
         return backend.torch().load(path, map_location="cpu", weights_only=not trust)
+    except SourceError:
+        raise
     except pickle.UnpicklingError as error:
         raise SourceError(
             f"{path} holds more than tensors: loading it would run code from the file",
             hint="--trust loads it all the same; only do so with a file from somebody you trust",
         ) from error
-    except (OSError, RuntimeError, EOFError, ValueError, zipfile.BadZipFile, KeyError) as error:
+    except Exception as error:  # a damaged pickle fails in whichever class its opcodes lead to
         raise SourceError(
-            f"{path} is not a readable file of PyTorch: {' '.join(str(error).split())[:300]}"
+            f"{path} is not a readable file of PyTorch: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}"
         ) from error
+
+
+def _refuse_twice(path: Path) -> None:
+    """Of two tensors of one name each reader takes another; the package takes the last.
+
+    Raises:
+        ValueError: there are two, or the header is none.
+    """
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in found]
+        if len(set(names)) < len(names):
+            raise ValueError(f"it has two entries called {max(names, key=names.count)!r}")
+        return dict(found)
+
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if length > min(path.stat().st_size, _LONGEST_HEADER):
+            raise ValueError(f"it declares a header of {length:,} bytes")
+        json.loads(file.read(length), object_pairs_hook=pairs)
+
+
+def _refuse_compressed(path: Path) -> None:
+    """PyTorch stores its archives uncompressed; one that is compressed can become any number of bytes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        if not archive.namelist():
+            raise SourceError(f"{path} is not a readable file of PyTorch: an archive with nothing in it")
+        declared, size = sum(info.file_size for info in archive.infolist()), path.stat().st_size
+    if declared > size:
+        raise SourceError(
+            f"{path} declares {declared:,} bytes but is {size:,} bytes long: PyTorch does not compress"
+        )
 
 
 def open_pickle(path: Path, *, example: Any, dynamic: Sequence[str], trust: bool) -> TorchSource:

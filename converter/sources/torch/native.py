@@ -102,7 +102,8 @@ class NativePiece:
         def run(feeds: Mapping[str, Array]) -> list[Array]:
             try:
                 with torch.no_grad():
-                    results = module(*(as_tensor(feeds[name]) for name in names))
+                    given = [as_tensor(feeds[name]) for name in names]
+                    results = module(*backend.on_device_of(module, given))
             except Exception as error:
                 raise ValidationError(f"the module does not run: {type(error).__name__}: {error}") from error
             return [as_array(r) for r in (results if isinstance(results, tuple) else (results,))]
@@ -131,7 +132,8 @@ class NativePiece:
                 raise Reached
             return changed
 
-        values = [as_tensor(feeds[spec.name]) for spec in self.signature.inputs]
+        given_inputs = [as_tensor(feeds[spec.name]) for spec in self.signature.inputs]
+        values = backend.on_device_of(model, given_inputs)
         try:
             with backend.as_judge(model), recording(model, observe):
                 outputs = self.signature.call(model, values)

@@ -104,7 +104,7 @@ class _Piece:
         for node in self._fed:
             value = node.meta["val"]
             sizes = [size if isinstance(size, int) else size.node.hint for size in value.shape]
-            made.append(torch.zeros(sizes, dtype=value.dtype))
+            made.append(torch.zeros(sizes, dtype=value.dtype, device=value.device))
         return made
 
     def module(self, names: Sequence[str]) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.arrays import load_arrays
 from converter.errors import SourceError, UsageError
 from converter.model import Array, Dim, TensorSpec
 from converter.sources.torch import backend
@@ -233,11 +234,11 @@ def parse_examples(texts: Sequence[str]) -> Any:
 
 
 def _from_npz(path: Path) -> dict[str, Any]:
+    arrays = load_arrays(path, "example")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: backend.torch().from_numpy(file[name]) for name in file.files}
-    except (OSError, ValueError, TypeError) as error:
-        raise UsageError(f"example {path}: not a readable .npz file: {error}") from error
+        return {name: backend.torch().from_numpy(array) for name, array in arrays.items()}
+    except TypeError as error:
+        raise UsageError(f"example {path}: {error}") from error
 
 
 def as_tensor(array: Array) -> Any:

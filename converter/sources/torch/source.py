@@ -12,10 +12,11 @@ from onnx_ir.tensor_adapters import TorchTensor
 
 from converter.edits import Edits, within
 from converter.errors import SourceError, TargetError
-from converter.model import Array, Boundary, Layer, LayeredModel, SourceInfo, TensorSpec
+from converter.model import Array, Boundary, Layer, LayeredModel, Outline, SourceInfo, TensorSpec
 from converter.sources.torch import backend
 from converter.sources.torch.edit import edited
 from converter.sources.torch.native import NativePiece, used_weights
+from converter.sources.torch.outline import outline_of
 from converter.sources.torch.recorder import ModuleCall, Reached, called, recording
 from converter.sources.torch.signature import Signature, as_array, as_tensor
 from converter.sources.torch.structure import copied, flatten_named
@@ -65,6 +66,10 @@ class TorchSource:
     def layers(self) -> tuple[Layer, ...]:
         return self._trace.layers
 
+    def outline(self, most: int, near: Sequence[Boundary] = ()) -> Outline:
+        del near
+        return outline_of(self.model, most)
+
     def expect(self, names: Sequence[str], *, trunk: bool = True) -> None:
         until = self._resolve(names) if trunk else frozenset()
         if self._traced is not None and not self._until:
@@ -93,7 +98,7 @@ class TorchSource:
     def _calls(self) -> Counter[str]:
         """How often each module is called, by running the example."""
         if self._times is None:
-            values = self._on_device(self._signature.tensors(batch=None))
+            values = backend.on_device_of(self.model, self._signature.tensors(batch=None))
             with backend.as_judge(self.model), backend.state_kept(self.model):
                 self._times = called(self.model, lambda: self._signature.call(self.model, values))
         return self._times
@@ -153,7 +158,8 @@ class TorchSource:
             if not ends and len(found) == len(places):
                 raise Reached
 
-        values = self._on_device([as_tensor(feeds[spec.name]) for spec in self._signature.inputs])
+        given = [as_tensor(feeds[spec.name]) for spec in self._signature.inputs]
+        values = backend.on_device_of(model, given)
         try:
             with backend.as_judge(model), backend.state_kept(model), recording(model, observe):
                 outputs = self._signature.call(model, values)
@@ -171,10 +177,6 @@ class TorchSource:
         if missing:
             raise SourceError(f"PyTorch did not reach {', '.join(missing)} when it ran the model")
         return found
-
-    def _on_device(self, tensors: Sequence[Any]) -> list[Any]:
-        device = next((p.device for p in self.model.parameters()), None)
-        return [tensor if device is None else tensor.to(device) for tensor in tensors]
 
     def edited(self, edits: Edits, info: SourceInfo) -> TorchSource:
         used: list[str] = []

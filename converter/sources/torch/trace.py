@@ -157,7 +157,8 @@ def _exported(model: Any, signature: Signature) -> Any:
         for spec in signature.inputs
     )
     try:
-        program = torch.export.export(model, tuple(signature.tensors()), dynamic_shapes=shapes, strict=False)
+        values = tuple(backend.on_device_of(model, signature.tensors()))
+        program = torch.export.export(model, values, dynamic_shapes=shapes, strict=False)
     except SourceError:
         raise
     except Exception as error:

@@ -13,6 +13,7 @@ from converter.model import SourceInfo
 from converter.sources.digest import sha256_of
 from converter.sources.torch import backend
 from converter.sources.torch.files import load_weights
+from converter.sources.torch.folder import check_folder
 from converter.sources.torch.initial import keep_signal, seeded
 from converter.sources.torch.signature import signature
 from converter.sources.torch.source import TorchSource
@@ -98,6 +99,8 @@ def open_transformers(place: str, *, weights: str, seed: int, dynamic: Sequence[
     """
     library = backend.transformers()
     name = Path(place).name
+    if Path(place).is_dir():
+        check_folder(Path(place))
     try:
         config = library.AutoConfig.from_pretrained(place, trust_remote_code=False)
     except Exception as error:
@@ -105,7 +108,7 @@ def open_transformers(place: str, *, weights: str, seed: int, dynamic: Sequence[
             f"transformers finds no model in {place!r}: {_first_line(error)}",
             hint="give the folder that save_pretrained made, or a name on its hub",
         ) from error
-    cls = getattr(library, (config.architectures or [""])[0], library.AutoModel)
+    cls = _class_of(library, config)
     for setting in ("use_cache", "output_attentions", "output_hidden_states"):
         if hasattr(config, setting):
             setattr(config, setting, False)
@@ -116,6 +119,14 @@ def open_transformers(place: str, *, weights: str, seed: int, dynamic: Sequence[
         return cls.from_config(config) if cls is library.AutoModel else cls(config)
 
     return _open("transformers", name, build, weights, seed, dynamic, {"config": config}, locator=place)
+
+
+def _class_of(library: Any, config: Any) -> Any:
+    """The class of models that a config names; it may name anything that the package has."""
+    named = (config.architectures or [""])[0]
+    found = getattr(library, named, None) if isinstance(named, str) else None
+    is_model = inspect.isclass(found) and issubclass(found, library.PreTrainedModel)
+    return found if is_model else library.AutoModel
 
 
 def _named(name: str, known: Sequence[str], package: str) -> str:
@@ -144,7 +155,7 @@ def _open(
         try:
             with backend.quiet():
                 model = build(True)
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # damaged weights fail in classes of pickle, safetensors and more
             if weights == "pretrained":
                 raise SourceError(
                     f"the pretrained weights of {kind}:{name} are neither cached nor to be downloaded: "

@@ -1,23 +1,23 @@
-"""The objects of the Python interface: a loaded model, and a cut of it."""
+"""A loaded model: what it is, what can be made of it."""
 
 from __future__ import annotations
 
-import dataclasses
-import tempfile
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from converter import pipeline
 from converter.dressing import Dress
+from converter.drifting import Drift, drift
 from converter.editing import Changes, Edited, edit
-from converter.errors import TargetError, UsageError, ValidationError
+from converter.errors import TargetError, UsageError
 from converter.fit import Fit, fit
+from converter.handles.cut import Cut
+from converter.handles.names import Names, Words, by_name, names_of, silent
 from converter.imaging import Postprocess, Preprocess
-from converter.making import Workshop
-from converter.model import Layer, Piece, Source, SourceInfo, TensorSpec
+from converter.model import Array, Layer, LayeredModel, Source, SourceInfo, TensorSpec
 from converter.precision import Precision
-from converter.proving import Proof, first_failure
 from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
 from converter.request import Request
@@ -25,12 +25,8 @@ from converter.runtime import provider_for
 from converter.samples import draw, read_samples, vocabularies
 from converter.sources import Opening, resolve
 from converter.training import Training
-from converter.validation import Certificate
 
-__all__ = ["Cut", "Model", "load"]
-
-Names = str | Sequence[str]
-Words = str | Mapping[str, str]
+__all__ = ["Model", "load"]
 
 
 def load(
@@ -156,16 +152,16 @@ class Model:
             layout,
             batch,
             {name: tuple(sizes) for name, sizes in (shapes or {}).items()},
-            {name: Preprocess.parse(words) for name, words in _by_name(preprocess).items()},
-            {name: Postprocess.parse(words) for name, words in _by_name(postprocess).items()},
+            {name: Preprocess.parse(words) for name, words in by_name(preprocess).items()},
+            {name: Postprocess.parse(words) for name, words in by_name(postprocess).items()},
             dict(rename or {}),
         )
         if isinstance(precision, str):
             precision = Precision(precision, min_snr=min_snr)
         request = Request(
-            to=_names(to),
-            from_=_names(from_),
-            split=_names(split),
+            to=names_of(to),
+            from_=names_of(from_),
+            split=names_of(split),
             frontier=frontier,
             opset=opset,
             seed=self._seed,
@@ -207,12 +203,12 @@ class Model:
             TargetError: the framework cannot take the model apart.
         """
         changes = Changes(
-            to=_names(to),
+            to=names_of(to),
             head=head,
             replace=dict(replace or {}),
-            drop=_names(drop),
-            freeze=_names(freeze),
-            train=_names(train),
+            drop=names_of(drop),
+            freeze=names_of(freeze),
+            train=names_of(train),
             channels=channels,
         )
         if not changes:
@@ -263,13 +259,13 @@ class Model:
         training = training or Training(seed=self._seed)
         wanted = Fit(head, Path(data), to, preprocess, holdout, l2, channels=channels, training=training)
         request = Request(
-            targets=_names(targets),
+            targets=names_of(targets),
             device=device,
             seed=self._seed,
             trust=self._trust,
             custom_ops=self._custom_ops,
         )
-        return fit(self._source, wanted, request, Path(folder), _silent, Timings())
+        return fit(self._source, wanted, request, Path(folder), silent, Timings())
 
     def rank(self, *, samples: str | Path | None = None, layers: Names = (), device: str = "auto") -> Ranking:
         """How much each block changes its input, and what the model is without it.
@@ -284,13 +280,59 @@ class Model:
             ValidationError: the model's own output is NaN or constant.
         """
         layered = pipeline.whole(self._source)
-        found = candidates(layered, _names(layers))
-        if samples is None:
-            inputs = draw(layered.inputs, vocabularies(layered.graph), self._seed)[-1]
-        else:
-            inputs = read_samples(Path(samples), layered.inputs)[-1]
+        found = candidates(layered, names_of(layers))
+        inputs = self._batch(layered, samples)
         provider = provider_for(device)
         return rank(self._source, layered, inputs, found, provider=provider, custom_ops=self._custom_ops)
+
+    def drift(
+        self,
+        *,
+        samples: str | Path | None = None,
+        device: str = "auto",
+        tolerance: float | None = None,
+        noise_floor: bool = False,
+        finished: bool = False,
+    ) -> Drift:
+        """Every layer boundary compared, the framework against ONNX Runtime: which layer departs first.
+
+        Args:
+            samples: `.npz` with inputs to run on; seeded random ones where None.
+            device: where ONNX Runtime runs: `auto`, `cpu` or `cuda`.
+            tolerance: largest error of scale that passes, of floating-point tensors; the dtypes' own if None.
+            noise_floor: run the framework in float64, too, and set limits by its own distance from that.
+            finished: compare the outputs of the finished graph as well.
+
+        Raises:
+            UsageError: a tolerance that is none, or both limits; an ONNX file, which has no float64.
+            SourceError: the model does not run, or not in float64.
+            ValidationError: ONNX Runtime does not run the graph.
+        """
+        if tolerance is not None and not 0 <= tolerance < math.inf:
+            raise UsageError(f"tolerance {tolerance:g}: expected a number of 0 or more")
+        if tolerance is not None and noise_floor:
+            raise UsageError("a tolerance and the noise floor exclude each other: the floor sets what passes")
+        provider = provider_for(device)
+        if noise_floor and self.info.kind == "onnx":
+            self._source.run64({}, ())  # says why not
+        layered = pipeline.whole(self._source)
+        return drift(
+            self._source,
+            layered,
+            self._batch(layered, samples),
+            provider=provider,
+            custom_ops=self._custom_ops,
+            tolerance=tolerance,
+            noise_floor=noise_floor,
+            finished=finished,
+        )
+
+    def _batch(self, layered: LayeredModel, samples: str | Path | None) -> dict[str, Array]:
+        """Inputs of the whole model: the user's own, or seeded ones."""
+        if samples is None:
+            return draw(layered.inputs, vocabularies(layered.graph), self._seed)[-1]
+        last = self.info.channels_last
+        return read_samples(Path(samples), layered.inputs, channels_last=last)[-1]
 
     def native(self) -> Any:
         """The model as one of its framework: a `keras.Model` or a `torch.nn.Module`, the very one, no copy.
@@ -309,140 +351,3 @@ class Model:
             f"<{self.info.locator}, weights {self.info.weights}: "
             f"({ends[0]}) -> ({ends[1]}), {len(self.layers)} layer calls>"
         )
-
-
-class Cut:
-    """One or two finished pieces of a model, in memory."""
-
-    def __init__(self, source: Source, request: Request, edited: Edited | None = None) -> None:
-        self._source = source
-        self._request = request
-        self._edited = edited
-        self._timings = Timings()
-        self._made = pipeline.cut_out(source, request, _silent, self._timings)
-
-    @property
-    def frontier(self) -> tuple[str, ...]:
-        """Names of the tensors that cross the cut; empty for a trunk alone."""
-        return self._made.crossing
-
-    @property
-    def pieces(self) -> tuple[Piece, ...]:
-        """The pieces: one, or a trunk and its head."""
-        return self._made.pieces
-
-    def piece(self, role: str) -> Piece:
-        """The piece called `trunk`, `head`, `segment` or `model`."""
-        for piece in self.pieces:
-            if piece.role == role:
-                return piece
-        raise KeyError(f"no piece {role!r}, only {[piece.role for piece in self.pieces]}")
-
-    def validate(self, *, samples: str | Path | None = None, device: str = "auto") -> Certificate:
-        """Compare the pieces with the framework in ONNX Runtime; `passed` says how it came out.
-
-        Raises:
-            ValidationError: a piece does not load or run at all.
-        """
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                document = self._deliver(Path(folder), samples=samples, device=device)
-            except ValidationError as error:
-                if error.report is None:
-                    raise
-                document = error.report
-        assert isinstance(document.proof, Certificate)
-        return document.proof
-
-    def save(
-        self,
-        folder: str | Path,
-        *,
-        targets: Names = ("onnx",),
-        samples: str | Path | None = None,
-        device: str = "auto",
-        validate: bool = True,
-        external_data: str = "auto",
-        link: bool = False,
-        layout: str = "source",
-    ) -> Document:
-        """Validate the pieces and write them, with a report, to a folder.
-
-        Args:
-            folder: where to write.
-            targets: kinds of artifacts.
-            samples: `.npz` with inputs to validate on; seeded random ones where None.
-            device: where ONNX Runtime validates: `auto`, `cpu` or `cuda`.
-            validate: False writes without proof.
-            external_data: weights of `.onnx` files in a file beside: `auto`, `always` or `never`.
-            link: refer to the external data of an ONNX source; `folder` must be its folder or one above.
-            layout: of models rebuilt in another framework: `source`, or `native` as that framework's layers
-                take and put out tensors.
-
-        Raises:
-            ValidationError: a piece does not compute what the framework computes; nothing is written.
-            TargetError: an artifact cannot be made; the others are written, and the error's `report` says so.
-        """
-        return self._deliver(
-            Path(folder),
-            targets=_names(targets),
-            samples=samples,
-            device=device,
-            validate=validate,
-            external_data=external_data,
-            link=link,
-            layout=layout,
-        )
-
-    def native(self, framework: str, role: str = "", *, layout: str = "source", validate: bool = True) -> Any:
-        """A piece as a trainable model of a framework: a `torch.nn.Module` or a `keras.Model`.
-
-        Of a model of another framework, or of ONNX, it is built anew from the graph, of the framework's own
-        layers under the source's names; so are PyTorch's pieces of PyTorch models.
-
-        Args:
-            framework: `torch` or `keras`.
-            role: which piece, where there are two.
-            layout: `source`, or `native` as the framework's layers take and put out tensors.
-            validate: compare it with the source framework first.
-
-        Raises:
-            TargetError: an operator has no counterpart there.
-            ValidationError: it does not compute what the source computes.
-        """
-        if framework not in ("torch", "keras"):
-            raise UsageError(f"framework {framework!r}: expected torch or keras")
-        piece = self.piece(role) if role else self.pieces[0]
-        request = dataclasses.replace(self._request, layout=layout)
-        proof = Proof(self._source, self._made, request, framework, self._edited)
-        workshop = Workshop(self._source, self._made, request, Path(), proof.calibration)
-        model, run = workshop.native(framework, piece)
-        certificate = proof.hold(framework, piece, run) if validate else None
-        if certificate is not None and not certificate.passed:
-            raise ValidationError(first_failure(certificate))
-        return model
-
-    def _deliver(self, folder: Path, *, samples: str | Path | None, **options: Any) -> Document:
-        changed = dict(options, samples=None if samples is None else Path(samples))
-        request = dataclasses.replace(self._request, **changed)
-        return pipeline.deliver(
-            self._source, self._made, request, folder, _silent, self._timings, self._edited
-        )
-
-    def __repr__(self) -> str:
-        return f"<{'; '.join(map(str, self.pieces))}>"
-
-
-def _silent(stage: str, detail: str) -> None:
-    pass
-
-
-def _by_name(words: Words) -> dict[str, str]:
-    """Words by the name of what they are for; an empty name where there is but one."""
-    if isinstance(words, str):
-        return {"": words} if words else {}
-    return dict(words)
-
-
-def _names(names: Names) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
