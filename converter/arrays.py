@@ -11,13 +11,13 @@ import stat
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from converter.errors import UsageError
 
-__all__ = ["load_arrays", "shapes_of"]
+__all__ = ["Header", "headers_of", "load_arrays"]
 
 Array = np.ndarray[Any, np.dtype[Any]]
 T = TypeVar("T")
@@ -29,6 +29,13 @@ _READERS: dict[tuple[int, int], Callable[..., Any]] = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
 }
+
+
+class Header(NamedTuple):
+    """What a file says of an array ahead of its bytes."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
 
 
 def load_arrays(path: Path, what: str) -> dict[str, Array]:
@@ -44,13 +51,13 @@ def load_arrays(path: Path, what: str) -> dict[str, Array]:
     return _each(path, what, lambda stream: np.lib.format.read_array(stream, allow_pickle=False))
 
 
-def shapes_of(path: Path, what: str) -> dict[str, tuple[int, ...]]:
-    """The shapes of the arrays of a file by name, which are not read.
+def headers_of(path: Path, what: str) -> dict[str, Header]:
+    """The shapes and dtypes of the arrays of a file by name, which are not read.
 
     Raises:
         UsageError: as of `load_arrays`.
     """
-    return _each(path, what, _shape)
+    return _each(path, what, _header)
 
 
 def _each(path: Path, what: str, read: Callable[[IO[bytes]], T]) -> dict[str, T]:
@@ -95,9 +102,9 @@ def _from_archive(file: IO[bytes], size: int, where: str, read: Callable[[IO[byt
     return found
 
 
-def _shape(stream: IO[bytes]) -> tuple[int, ...]:
-    shape, _, _ = _READERS[np.lib.format.read_magic(stream)](stream)
-    return tuple(map(int, shape))
+def _header(stream: IO[bytes]) -> Header:
+    shape, _, dtype = _READERS[np.lib.format.read_magic(stream)](stream)
+    return Header(tuple(map(int, shape)), dtype)
 
 
 def _check_header(stream: IO[bytes], where: str, length: int) -> None:

@@ -25,11 +25,11 @@ from converter.report import Document, Timings, metadata
 from converter.report.chart import Chart
 from converter.request import DEFAULT_OPSET, WORDS_OPSET, Pieces, Request
 from converter.runtime import Device, device_for, provider_for
-from converter.samples import vocabularies
+from converter.samples import expect_samples, vocabularies
 from converter.sources import versions_of
 from converter.supervision import channel
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
-from converter.targets import TARGETS, staged
+from converter.targets import TARGETS, expect_writable, staged
 from converter.validation import Certificate
 from converter.writing import INGREDIENTS, without, write
 
@@ -56,9 +56,13 @@ def convert(source: Source, request: Request, folder: Path, progress: Progress, 
 
     Raises:
         CutError, ValidationError, TargetError: as the stages say; nothing is written then.
+        UsageError: the samples are not for this source.
         SourceError: it will not fit into memory, or what it is read from was changed meanwhile.
     """
     check_targets(source, request)
+    expect_writable(folder)
+    if request.validate and request.device == "cuda":
+        _device(request)
     with _unchanging(source):
         edited = changed(source, request, progress, timings)
         source = source if edited is None else edited.source
@@ -118,6 +122,8 @@ def cut_out(source: Source, request: Request, progress: Progress, timings: Timin
         starts = select(request.split or request.from_, source.layers, inputs)
         ends = select(request.to, source.layers, inputs) or source.outputs
         rows = preflight.rows_of(request.samples, 1 if request.precision is None else 6)
+        if request.samples is not None:  # what stands around the pieces changes what samples are
+            expect_samples(request.samples, () if request.dress else source.inputs)
         work = preflight.Work(rows, request.targets, request.validate)
         if source.info.kind != "onnx":
             _expect_to_fit(preflight.demand_of(source, starts, ends, work), progress)

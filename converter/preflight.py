@@ -13,7 +13,7 @@ import os
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from converter.arrays import shapes_of
+from converter.arrays import headers_of
 from converter.errors import SourceError, TargetError, UsageError
 from converter.model import Boundary, Layer, Piece, Source, TensorSpec
 from converter.onnxfile import Excerpt, OnnxFile
@@ -252,7 +252,7 @@ def rows_of(samples: Path | None, draws: int) -> int:
     if samples.is_dir():
         return max(1, sum(len(files) for _, _, files in os.walk(samples)))
     try:
-        shapes = shapes_of(samples, "samples")
+        headers = headers_of(samples, "samples").values()
     except UsageError:  # the reader of samples says so where they are read
         return random
-    return max((shape[0] for shape in shapes.values() if shape), default=1)
+    return max((header.shape[0] for header in headers if header.shape), default=1)

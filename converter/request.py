@@ -16,6 +16,7 @@ from converter.imaging import Preprocess
 from converter.model import Piece, TensorSpec
 from converter.precision import INT4_OPSET, Precision
 from converter.report.chart import Chart
+from converter.runtime import expect_device
 from converter.surgery import Frontier
 from converter.targets import TARGETS
 
@@ -116,6 +117,7 @@ class Request:
         self._check_precision(natives)
         self._check_dress()
         self._check_drift()
+        expect_device(self.device)
         if self.opset is not None and self.opset not in OPSETS:
             raise UsageError(f"opset {self.opset}: expected {OPSETS.start} to {OPSETS.stop - 1}")
 

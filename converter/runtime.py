@@ -26,6 +26,7 @@ __all__ = [
     "ProfiledSession",
     "Session",
     "device_for",
+    "expect_device",
     "loads",
     "provider_for",
     "save_graph",
@@ -83,6 +84,16 @@ class Device:
         return {"asked": self.asked, "provider": self.provider, "why": self.why, **self.facts}
 
 
+def expect_device(device: str) -> None:
+    """Refuse what is no device.
+
+    Raises:
+        UsageError: neither `auto`, `cpu` nor `cuda`.
+    """
+    if device not in ("auto", *_PROVIDERS):
+        raise UsageError(f"device {device!r}: expected auto, cpu or cuda")
+
+
 def device_for(device: str) -> Device:
     """Where to run for `auto`, `cpu` or `cuda`; `auto` takes CUDA where a trial runs on it.
 
@@ -90,8 +101,7 @@ def device_for(device: str) -> Device:
         UsageError: an unknown device.
         ValidationError: `cuda` was asked for and does not compute here; it says why.
     """
-    if device not in ("auto", *_PROVIDERS):
-        raise UsageError(f"device {device!r}: expected auto, cpu or cuda")
+    expect_device(device)
     runtime = _onnxruntime()
     if device == "cpu":
         return Device(device, _PROVIDERS["cpu"], "asked for")

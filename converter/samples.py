@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
 
-from converter.arrays import load_arrays
+from converter.arrays import Header, headers_of, load_arrays
 from converter.errors import UsageError, ValidationError
 from converter.imaging import Preprocess, read_images
 from converter.model import Array, TensorSpec
@@ -19,7 +19,17 @@ from converter.onnxfile import STANDARD, OnnxFile, memory_limit
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["BATCHES", "IMAGE_SIDE", "LENGTH", "complete", "count_of", "draw", "read_samples", "vocabularies"]
+__all__ = [
+    "BATCHES",
+    "IMAGE_SIDE",
+    "LENGTH",
+    "complete",
+    "count_of",
+    "draw",
+    "expect_samples",
+    "read_samples",
+    "vocabularies",
+]
 
 BATCHES = (1, 3)
 _PASSES_ON = frozenset(["Cast", "Identity", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Clip"])
@@ -29,6 +39,7 @@ IMAGE_SIDE, LENGTH = 64, 12
 # Of the range that a model expects; samples that cover less were scaled for another one.
 _LEAST_SHARE = 0.02
 _FAR = 3  # ranges outside of the range: normal noise does not get there, pixels of 0 to 255 do
+_UNNAMED = ("", "arr_0")  # what NumPy calls the array of an .npy file, and one that is saved without a name
 # Of images of any size: what resizes them has to shrink them, and to tell height from width.
 _IMAGE_SIZES = {"height": 300, "width": 400}
 
@@ -225,15 +236,9 @@ def read_samples(
     """
     if path.is_dir():
         return _read_folder(path, specs, preprocess, channels_last)
-    arrays = load_arrays(path, "samples")
-    if "" in arrays:  # an .npy file is for the first input
-        arrays = {specs[0].name: arrays[""]}
-    if len(arrays) == 1 and len(specs) == 1:
-        arrays = {specs[0].name: next(iter(arrays.values()))}
+    arrays = _by_input(path, specs, load_arrays(path, "samples"))
     for spec in specs:
-        if spec.name not in arrays:
-            raise UsageError(f"samples {path}: no array for the input {spec.name!r}, got {list(arrays)}")
-        _check(path, spec, arrays[spec.name])
+        _check_values(path, spec, arrays[spec.name])
     whole = {spec.name: arrays[spec.name].astype(spec.numpy_dtype) for spec in specs}
     first = {name: array[:1] for name, array in whole.items()}
     counts = {len(array) for array in whole.values()}
@@ -243,15 +248,55 @@ def read_samples(
     return [whole] if fixed or counts == {1} else [first, whole]
 
 
-def _read_folder(
-    path: Path, specs: Sequence[TensorSpec], preprocess: Preprocess | None, channels_last: bool | None
-) -> list[dict[str, Array]]:
+def expect_samples(path: Path, specs: Sequence[TensorSpec]) -> None:
+    """Refuse what `read_samples` would, as far as the headers of its arrays tell: before anything takes time.
+
+    Args:
+        path: the file or folder.
+        specs: the model's inputs; none where they are not known yet.
+
+    Raises:
+        UsageError: not such a file, an input missing, or a shape or dtype that is off.
+    """
+    if path.is_dir():
+        if specs:
+            _expect_one(path, specs)
+        return
+    headers = headers_of(path, "samples")
+    if specs:
+        _by_input(path, specs, headers)
+
+
+def _by_input(
+    path: Path, specs: Sequence[TensorSpec], arrays: Mapping[str, Array] | Mapping[str, Header]
+) -> dict[str, Any]:
+    """What a file has for each input; an array without a name is for a lone one."""
+    found: dict[str, Any] = dict(arrays)
+    if len(found) == len(specs) == 1 and next(iter(found)) in _UNNAMED:
+        found = {specs[0].name: next(iter(found.values()))}
+    for spec in specs:
+        if spec.name not in found:
+            raise UsageError(
+                f"samples {path}: no array for the input {spec.name!r}, got {', '.join(map(repr, found))}",
+                hint=f"numpy.savez('samples.npz', **{{{spec.name!r}: array}})",
+            )
+        _check(path, spec, found[spec.name])
+    return found
+
+
+def _expect_one(path: Path, specs: Sequence[TensorSpec]) -> None:
     if len(specs) != 1:
         raise UsageError(
             f"samples {path}: a folder of images is for models of one input, and this one takes "
             f"{', '.join(map(str, specs))}",
             hint="an .npz file with an array for each input",
         )
+
+
+def _read_folder(
+    path: Path, specs: Sequence[TensorSpec], preprocess: Preprocess | None, channels_last: bool | None
+) -> list[dict[str, Array]]:
+    _expect_one(path, specs)
     (spec,) = specs
     batches = read_images(path, spec, preprocess, channels_last=channels_last)
     if len(batches[0]) > 1 and isinstance(spec.shape[0], str):
@@ -259,18 +304,21 @@ def _read_folder(
     return [{spec.name: batch} for batch in batches]
 
 
-def _check(path: Path, spec: TensorSpec, array: Array) -> None:
-    fits = array.ndim == len(spec.shape) and all(
+def _check(path: Path, spec: TensorSpec, array: Array | Header) -> None:
+    fits = len(array.shape) == len(spec.shape) and all(
         size == got for size, got in zip(spec.shape, array.shape, strict=True) if isinstance(size, int)
     )
     if not fits:
         raise UsageError(f"samples {path}: {spec.name} has shape {array.shape}, expected {spec}")
-    if len(array.shape) and not len(array):
+    if array.shape and not array.shape[0]:
         raise UsageError(f"samples {path}: there are none for {spec.name}")
     kind, expected = array.dtype.kind, spec.numpy_dtype.kind
     if kind != expected and not (kind in "iuf" and expected in "fV"):
         raise UsageError(f"samples {path}: {spec.name} is {array.dtype}, expected {spec.dtype}")
-    if kind == "f" and not np.isfinite(array).all():
+
+
+def _check_values(path: Path, spec: TensorSpec, array: Array) -> None:
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise UsageError(f"samples {path}: {spec.name} has NaN or infinity in it")
     _check_range(path, spec, array)
 

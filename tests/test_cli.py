@@ -14,10 +14,12 @@ import h5py
 import jsonschema
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from typer.testing import CliRunner, Result
 
 from converter.cli import app
+from converter.cuda import cuda_problem
 
 SCHEMA = json.loads((Path(__file__).parent.parent / "docs/report.schema.json").read_text())
 
@@ -196,6 +198,23 @@ def test_samples_that_do_not_fit(model_file: Path, arrays: dict[str, Any], messa
     np.savez("bad.npz", **arrays)
     assert message in refused(2, "convert", model_file, "--samples", "bad.npz")
     assert not Path("build").exists()
+
+
+def test_what_cannot_work_is_refused_before_the_export(model_file: Path) -> None:
+    np.savez("other.npz", picture=np.ones((2, 16, 16, 3), "float32"))
+    Path("taken").write_text("mine")
+    cases = {
+        ("--samples", "other.npz"): (2, "no array for the input 'image', got 'picture'"),
+        ("--samples", "absent.npz"): (2, "not a readable"),
+        ("--output", "taken/below"): (6, "cannot write to taken/below: Not a directory"),
+    }
+    if cuda_problem(onnxruntime) is not None:
+        cases["--device", "cuda"] = (5, "device cuda")
+    for options, (code, message) in cases.items():
+        text = refused(code, "convert", model_file, *options)
+        assert message in text
+        assert "source" in text  # which is the stage before
+        assert "export" not in text
 
 
 def test_samples_that_are_no_samples(model_file: Path) -> None:

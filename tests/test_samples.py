@@ -10,7 +10,7 @@ import converter
 from converter.errors import UsageError
 from converter.model import TensorSpec
 from converter.pipeline import whole
-from converter.samples import draw, read_samples, vocabularies
+from converter.samples import draw, expect_samples, read_samples, vocabularies
 
 IMAGE = TensorSpec("image", ("batch", 16, 16, 3), "float32", value_range=(0.0, 255.0))
 
@@ -72,13 +72,31 @@ def test_pixels_vary_as_images_do() -> None:
 
 def test_npz_and_npy(tmp_path: Path) -> None:
     values = np.random.default_rng(0).random((4, 16, 16, 3)) * 255
-    np.savez(tmp_path / "a.npz", whatever=values)
+    np.savez(tmp_path / "a.npz", values)
     np.save(tmp_path / "a.npy", values)
     for name in ("a.npz", "a.npy"):
         first, whole_batch = read_samples(tmp_path / name, [IMAGE])
         assert first["image"].shape == (1, 16, 16, 3)
         assert whole_batch["image"].dtype == np.float32
         assert np.array_equal(whole_batch["image"], values.astype("float32"))
+
+
+def test_an_array_of_another_name_is_not_taken_for_the_input(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", whatever=np.random.default_rng(0).random((4, 16, 16, 3)) * 255)
+    for read in (read_samples, expect_samples):
+        with pytest.raises(UsageError, match="no array for the input 'image', got 'whatever'"):
+            read(tmp_path / "a.npz", [IMAGE])
+
+
+def test_headers_are_held_against_the_inputs(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", image=np.zeros((4, 16, 16, 3), "float32"))
+    expect_samples(tmp_path / "a.npz", [IMAGE])
+    expect_samples(tmp_path / "a.npz", [])
+    np.savez(tmp_path / "b.npz", image=np.zeros((4, 16, 8, 3), "float32"))
+    with pytest.raises(UsageError, match="has shape"):
+        expect_samples(tmp_path / "b.npz", [IMAGE])
+    with pytest.raises(UsageError, match="not a readable"):
+        expect_samples(tmp_path / "c.npz", [])
 
 
 def test_counts_must_agree(tmp_path: Path) -> None:

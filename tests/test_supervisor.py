@@ -335,7 +335,13 @@ def test_every_command_that_opens_a_source_has_limits(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "size"),
-    [("8GB", 8 * 10**9), ("800mb", 8 * 10**8), ("1.5GiB", 3 * 2**29), ("4096000", 4096000), ("2 g", 2 * 10**9)],
+    [
+        ("8GB", 8 * 10**9),
+        ("800mb", 8 * 10**8),
+        ("1.5GiB", 3 * 2**29),
+        ("4096000", 4096000),
+        ("2 g", 2 * 10**9),
+    ],
 )
 def test_sizes(text: str, size: int) -> None:
     assert bytes_of(text) == size

@@ -24,9 +24,9 @@ from converter.targets import (
     torch,
 )
 from converter.targets.brief import Brief, Run
-from converter.targets.staging import staged
+from converter.targets.staging import expect_writable, staged
 
-__all__ = ["TARGETS", "Brief", "Run", "staged"]
+__all__ = ["TARGETS", "Brief", "Run", "expect_writable", "staged"]
 
 TARGETS: dict[str, ModuleType] = {
     "onnx": onnx,

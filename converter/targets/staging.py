@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import logging
 import os
@@ -13,7 +14,7 @@ from converter.scratch import Scratch, uninterrupted, unwritable
 from converter.supervision import channel
 from converter.targets.switch import finish, flush, switch, unfinished
 
-__all__ = ["staged"]
+__all__ = ["expect_writable", "staged"]
 
 _PREFIX = ".converter-staging-"
 
@@ -57,6 +58,24 @@ def staged(folder: Path) -> Iterator[Path]:
                 _close(scratch)
             if made:
                 _unmake(made, folder)
+
+
+def expect_writable(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written, before anything takes time.
+
+    Raises:
+        TargetError: a file is in its place or above it, or it may not be written.
+    """
+    try:
+        there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+        if not there.is_dir():
+            raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        if os.statvfs(there).f_flag & os.ST_RDONLY:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        if not os.access(there, os.W_OK | os.X_OK):
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise unwritable(folder, error) from error
 
 
 def _missing(folder: Path) -> list[Path]:
