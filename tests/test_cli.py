@@ -90,6 +90,24 @@ def test_json_is_the_report_and_nothing_else(model_file: Path) -> None:
     assert result.stderr == ""
 
 
+def test_the_drift_of_all_layers_and_the_page_are_told(model_file: Path) -> None:
+    lines = run("convert", model_file, "--to", "inner1", "--drift").output.splitlines()
+    told = [line.split(maxsplit=1)[1] for line in lines if line.startswith("drift ")]
+    assert re.fullmatch(
+        r"no layer departs: the largest error at \d+ boundaries is \S+e-\d+ of scale", told[-1]
+    )
+    (page,) = [line.split(maxsplit=1)[1] for line in lines if line.startswith("report ")]
+    assert page == "build/small-inner1/report.html"
+    assert Path(page).is_file()
+
+
+def test_every_file_has_the_error_of_its_artifact(model_file: Path) -> None:
+    lines = run("convert", model_file, "--split", "gap", "--targets", "onnx,checkpoint").output.splitlines()
+    files = [line.split() for line in lines if line.startswith("build/")]
+    assert len(files) > 4  # checkpoints are of several files
+    assert all(re.fullmatch(r"\d\.\de[+-]\d\d", words[-1]) for words in files), files
+
+
 def test_split_takes_the_frontier_by_itself(model_file: Path) -> None:
     result = run("convert", model_file, "--split", "inner1", "--json")
     report = json.loads(result.stdout)
@@ -246,8 +264,8 @@ def test_pretrained_weights_that_cannot_be_had(here: Path, monkeypatch: pytest.M
 
 
 def test_files_that_are_not_models(model_file: Path) -> None:
-    Path("empty.keras").write_bytes(b"")
-    assert "neither a .keras archive nor an HDF5 file" in refused(3, "convert", "empty.keras")
+    Path("short.keras").write_bytes(b"x")
+    assert "neither a .keras archive nor an HDF5 file" in refused(3, "convert", "short.keras")
     Path("foreign.h5").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(100))
     assert "neither" in refused(3, "convert", "foreign.h5")
     with zipfile.ZipFile("other.keras", "w") as archive:

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError
 
 from converter.edges import Edges
 from converter.errors import SourceError
+from converter.mistaken import expect_downloaded
 from converter.onnxfile.bounds import check_functions
 from converter.onnxfile.disk import FileBytes
 from converter.onnxfile.external import ExternalData, refuse_holes
@@ -79,6 +80,7 @@ class OnnxFile:
         try:
             self._read()
         except (WireError, DecodeError, UnicodeDecodeError) as error:
+            expect_downloaded(path)
             raise SourceError(f"{path} is not a readable ONNX file: {error}") from error
 
     def _read(self) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from converter.model import Layer, Piece, SourceInfo, TensorSpec
 from converter.report.chart import Chart
+from converter.report.sizes import counted
 from converter.supervision import channel
 
 __all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json"]
@@ -59,7 +60,7 @@ class _Proof(Protocol):
     def device(self) -> Mapping[str, Any]: ...
 
 
-@dataclasses.dataclass
+@dataclasses.dataclass(repr=False)
 class Document:
     """The facts of one conversion.
 
@@ -103,6 +104,12 @@ class Document:
         if self.proof.passed and self.proof.of == "shapes":
             return "SHAPES ONLY"
         return "passed" if self.proof.passed else "failed"
+
+    def __repr__(self) -> str:
+        pieces = " and ".join(piece.role for piece in self.pieces)
+        return (
+            f"<Document {self.status}: {pieces} of {self.source.name}, {counted(len(self.targets), 'file')}>"
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """The report as JSON-ready values; infinities and NaN become strings."""

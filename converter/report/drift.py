@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from converter.report.plot import matplotlib, save
+from converter.report.sizes import counted
 from converter.report.terminal import print_table
 
 __all__ = ["drift_as_json", "drift_table", "plot_drift"]
@@ -39,7 +40,10 @@ def drift_table(console: Console, drift: Any, rows: int = 20) -> None:
     def say(text: str, style: str = "") -> None:
         console.print(text, style=style, soft_wrap=True, highlight=False, markup=False)
 
-    say(f"{drift.provider} against {drift.judge}: {len(drift.rows)} boundaries, {_samples(drift)}")
+    say(
+        f"{drift.provider} against {drift.judge}: {counted(len(drift.rows), 'boundary', 'boundaries')}, "
+        f"{_samples(drift)}"
+    )
     shown = drift.worst(rows)
     if len(shown) < len(drift.rows):
         say(f"the {len(shown)} with the largest errors, in order of depth")
@@ -60,7 +64,7 @@ def drift_table(console: Console, drift: Any, rows: int = 20) -> None:
 
 
 def _samples(drift: Any) -> str:
-    return f"{drift.samples} sample{'s' * (drift.samples != 1)}"
+    return counted(drift.samples, "sample")
 
 
 def _heads(drift: Any) -> list[str]:

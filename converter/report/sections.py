@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from converter.report.curve import plot
+from converter.report.departures import departures
 from converter.report.document import Document
-from converter.report.flow import figure_of
 from converter.report.markup import Element, add, element
+from converter.report.sizes import counted
 
 __all__ = ["about", "comparisons", "drifted", "environment", "section"]
 
@@ -39,8 +40,7 @@ def drifted(drift: Mapping[str, Any] | None, locator: str) -> Element:
         )
         return section("drift", "Drift", text)
     if "problem" in drift:
-        note = element("p", f"Layers could not be compared: {drift['problem']}", class_="note warn")
-        return section("drift", "Drift", note)
+        return section("drift", "Drift", element("p", _sentence(departures(drift)), class_="note warn"))
     rows, floor = drift["layers"], drift["noise_floor"]
     keys = [("first", "ONNX Runtime, from float64"), ("second", f"{drift['judge']}, from float64")]
     if not floor:
@@ -53,7 +53,7 @@ def drifted(drift: Mapping[str, Any] | None, locator: str) -> Element:
     return section(
         "drift",
         "Drift",
-        element("p", _departs(drift), class_="" if drift["passed"] else "note bad"),
+        element("p", _sentence(departures(drift)), class_="" if drift["passed"] else "note bad"),
         legend,
         element(
             "div",
@@ -63,17 +63,15 @@ def drifted(drift: Mapping[str, Any] | None, locator: str) -> Element:
             role="region",
             aria_label="error by depth",
         ),
-        element("p", f"Error of scale by depth: {where}, {drift['samples']} samples.", class_="quiet"),
+        element(
+            "p", f"Error of scale by depth: {where}, {counted(drift['samples'], 'sample')}.", class_="quiet"
+        ),
         note=f"{len(rows)} boundaries",
     )
 
 
-def _departs(drift: Mapping[str, Any]) -> str:
-    if drift["first"] is None:
-        errors = [float(row["error"]) for row in drift["layers"] if row["error"] is not None]
-        return f"No layer departs: the largest error is {figure_of(max(errors, default=0.0))} of scale."
-    origins = ", ".join(drift["origins"][:8])
-    return f"First to depart: {drift['first']}. Departures begin at {origins}."
+def _sentence(text: str) -> str:
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 # ---------------------------------------------------------------- comparisons

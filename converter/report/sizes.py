@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["count", "size_of"]
+__all__ = ["count", "counted", "size_of"]
 
 
 def size_of(count: int) -> str:
@@ -21,3 +21,8 @@ def count(number: int) -> str:
         if number >= limit:
             return f"{number / limit:.2f} {letter}"
     return str(number)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number of things: `1 output`, `1,448 outputs`."""
+    return f"{number:,} {noun if number == 1 else plural or f'{noun}s'}"

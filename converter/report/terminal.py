@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from converter.model import Layer
+from converter.report.departures import departures
 from converter.report.document import Document
 from converter.report.sizes import count, size_of
 
@@ -48,19 +49,20 @@ class Terminal:
             self.edits(document.edits)
         for facts in document.precision:
             self.precision(facts)
+        if document.drift is not None:
+            self.stage("drift", departures(document.drift))
         self.targets(document, folder)
+        self.stage("report", f"{folder}/report.html")
         self.verdict(document)
 
     def targets(self, document: Document, folder: str) -> None:
         """Print a line a target: its files, and how it compares, or why it could not be made."""
+        kinds = list(dict.fromkeys(target["kind"] for target in document.targets))
         rows = []
-        for kind in dict.fromkeys(target["kind"] for target in document.targets):
-            agreement = _agreement(document, kind)
-            for target in (target for target in document.targets if target["kind"] == kind):
-                path = f"{folder}/{target['path']}"
-                turned = f"turned: {', '.join(target['turned'])}" if "turned" in target else ""
-                rows.append((path, size_of(target["bytes"]), kind, agreement, turned))
-                agreement = ""
+        for target in sorted(document.targets, key=lambda target: kinds.index(target["kind"])):
+            path, kind = f"{folder}/{target['path']}", target["kind"]
+            turned = f"turned: {', '.join(target['turned'])}" if "turned" in target else ""
+            rows.append((path, size_of(target["bytes"]), kind, _agreement(document, target), turned))
         print_table(self.console, "", ("file", "size", "target", "of scale", ""), rows)
         for kind, (problem, _) in document.failures.items():
             text = f"{kind}: not made: {problem}"
@@ -269,13 +271,19 @@ def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequen
     console.print(table)
 
 
-def _agreement(document: Document, kind: str) -> str:
-    """The largest scaled error of a kind of artifact, and the tolerance where it is a loose one."""
+def _agreement(document: Document, target: Mapping[str, Any]) -> str:
+    """The largest scaled error of the artifact that a file is of, alone and with the other piece."""
     if document.proof is None:
         return "unproven"
-    found = [c for c in document.proof.comparisons if c.target == kind]
+    kind, role = target["kind"], target["piece"]
+    found = [c for c in document.proof.comparisons if c.target == kind and role in _roles(c.piece)]
     errors = [c.scaled_error for c in found if not math.isnan(c.scaled_error)]
     return f"{max(errors):.1e}" if errors else "shapes only" if found else "-"
+
+
+def _roles(piece: str) -> set[str]:
+    """The roles that a comparison is of: `head.py∘trunk.py` is of both."""
+    return {name.partition(".")[0] for name in piece.split("∘")}
 
 
 def _worst_of_kinds(comparisons: Sequence[Any]) -> list[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from converter import preflight
 from converter.errors import SourceError, UnknownModelError
+from converter.mistaken import expect_downloaded
 from converter.model import Source
 from converter.sources.steady import steady
 
@@ -57,8 +58,12 @@ def resolve(source: str | Path | Any, how: Opening) -> Source:
         SourceError: nothing of that name, it cannot be opened, its weights do not fit into memory, or it was
             changed meanwhile.
     """
+    files = _files(source, how)
+    for path in files:
+        if path.suffix.casefold() in (".onnx", *_READ_WHOLE):
+            expect_downloaded(path)
     preflight.check_files(_stored(source, how))
-    with steady(_files(source, how)):
+    with steady(files):
         opened = _opened(source, how)
     if not how.cache or opened.origin is None:
         return opened

@@ -38,6 +38,7 @@ class Claim:
         turned: input or output whose axes are in another order than those of the record → the permutation.
         digests: file → SHA-256 by the report.
         seal: what the file itself says; None of artifacts that have no place for it, and where it has none.
+        unread: why the report beside it, which may speak of it, cannot be read.
     """
 
     path: Path
@@ -54,6 +55,7 @@ class Claim:
     turned: Mapping[str, tuple[int, ...]]
     digests: Mapping[Path, str]
     seal: Seal | None
+    unread: str = ""
 
     def problems(self) -> list[str]:
         """What is not as it was written."""
@@ -78,29 +80,40 @@ def claims_of(path: Path) -> list[Claim]:
         raise UsageError(f"no file or folder {str(path)!r}")
     if path.name in (_REPORT, "report.html"):
         path = path.parent
-    folder = path if path.is_dir() else path.parent
-    if (folder / _REPORT).is_file():
-        report = _read(folder / _REPORT)
-        found = _reported(report, folder)
-        own = found if path.is_dir() else [claim for claim in found if _is_of(claim, path)]
-        if own:
-            return own
-    if path.is_dir() and (path.parent / _REPORT).is_file():  # an artifact that is a folder
-        own = [claim for claim in _reported(_read(path.parent / _REPORT), path.parent) if claim.path == path]
-        if own:
-            return own
-    if path.is_dir():
-        sealed = [(file, read_seal(file)) for file in sorted(path.glob("*.onnx"))]
-        own = [_sealed(file, seal) for file, seal in sealed if seal is not None]
-        if own:
-            return own
-    seal = read_seal(path) if path.suffix.casefold() == ".onnx" else None
-    if seal is None:
-        raise ValidationError(
-            f"{path} has no certificate: no seal inside of it, and no {_REPORT} beside it speaks of it",
-            hint="files of --no-validate have none; converter compare holds two artifacts together",
-        )
-    return [_sealed(path, seal)]
+    problem: SourceError | None = None
+    try:
+        own = _of_reports(path)
+    except SourceError as error:
+        if path.is_dir():
+            raise
+        own, problem = [], error  # a file with a seal speaks for itself
+    own = own or _of_seals(path, "" if problem is None else problem.message)
+    if own:
+        return own
+    raise problem or ValidationError(
+        f"{path} has no certificate: no seal inside of it, and no {_REPORT} beside it speaks of it",
+        hint="files of --no-validate have none; converter compare holds two artifacts together",
+    )
+
+
+def _of_seals(path: Path, unread: str) -> list[Claim]:
+    """What ONNX files say of themselves: a file, or those of a folder."""
+    files = sorted(path.glob("*.onnx")) if path.is_dir() else [path]
+    seals = [(file, read_seal(file)) for file in files if file.suffix.casefold() == ".onnx"]
+    return [_sealed(file, seal, unread) for file, seal in seals if seal is not None]
+
+
+def _of_reports(path: Path) -> list[Claim]:
+    """What the report of a folder says, the one beside a file, or beside an artifact that is a folder.
+
+    Raises:
+        SourceError: it cannot be read.
+    """
+    if (path / _REPORT).is_file():
+        return _reported(_read(path / _REPORT), path)
+    if not (path.parent / _REPORT).is_file():
+        return []
+    return [claim for claim in _reported(_read(path.parent / _REPORT), path.parent) if _is_of(claim, path)]
 
 
 def _is_of(claim: Claim, path: Path) -> bool:
@@ -108,8 +121,8 @@ def _is_of(claim: Claim, path: Path) -> bool:
     return claim.path.resolve() == real or any(file.resolve() == real for file in claim.digests)
 
 
-def _sealed(path: Path, seal: Seal) -> Claim:
-    """What a file says of itself, where there is no report."""
+def _sealed(path: Path, seal: Seal, unread: str) -> Claim:
+    """What a file says of itself, where no report speaks of it."""
     facts = seal.facts
     return Claim(
         path,
@@ -126,6 +139,7 @@ def _sealed(path: Path, seal: Seal) -> Claim:
         {},
         {},
         seal,
+        unread,
     )
 
 
@@ -166,7 +180,7 @@ def _of_report(
         main,
         kind,
         role,
-        f"{validation['status']}: {validation.get('provider', '')} against {source['kind']}",
+        _words(validation, source["kind"]),
         f"{source['kind']}:{source['name']}",
         f"{source['weights']}{'' if source['trained'] else ' UNTRAINED'}",
         dict(report["cut"]),
@@ -178,6 +192,12 @@ def _of_report(
         {path: str(file["sha256"]) for path, file in zip(paths, files, strict=True) if "sha256" in file},
         read_seal(main) if kind == "onnx" and main.is_file() else None,
     )
+
+
+def _words(validation: Mapping[str, Any], framework: str) -> str:
+    """How a report says that an artifact was proven, as the metadata of files say it."""
+    status = str(validation["status"])
+    return f"{status}: {validation['provider']} against {framework}" if "provider" in validation else status
 
 
 def _main(folder: Path, paths: Sequence[Path]) -> Path:

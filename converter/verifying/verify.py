@@ -17,7 +17,7 @@ from converter.model import Source, TensorSpec
 from converter.pipeline import cut_out
 from converter.proving import Proof
 from converter.recording import Match, Record
-from converter.report import Timings
+from converter.report import Timings, counted
 from converter.request import Request
 from converter.targets.artifact import Artifact
 from converter.targets.brief import Run
@@ -46,7 +46,7 @@ class Check:
     detail: str
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Verification:
     """How artifacts came out.
 
@@ -63,6 +63,11 @@ class Verification:
     checks: tuple[Check, ...]
     matches: tuple[tuple[str, Match], ...]
     comparisons: tuple[Comparison, ...]
+
+    def __repr__(self) -> str:
+        bad = "" if self.passed else f", {counted(len(self.failures), 'check')} failed"
+        verdict = "verified" if self.passed else "NOT VERIFIED"
+        return f"<Verification of {self.path}: {verdict}, {counted(len(self.checks), 'check')}{bad}>"
 
     @property
     def failures(self) -> tuple[Check, ...]:
@@ -126,6 +131,7 @@ def verify(
                 )
             checks.append(check)
             comparisons += compared
+    checks += [Check("report.json", "bytes", None, claim.unread) for claim in claims if claim.unread]
     checks += _strangers(path, claims)
     return Verification(path, tuple(claims), tuple(checks), tuple(matches), tuple(comparisons))
 
@@ -218,10 +224,11 @@ def _samples(claim: Claim, artifact: Artifact | None, why: str) -> tuple[list[Ma
     if not found:
         return [], Check(name, "samples", None, "no outputs were recorded")
     exact = sum(match.exact for match in found)
+    outputs = counted(len(found), "output")
     if exact == len(found):
-        return found, Check(name, "samples", True, f"{len(found)} outputs, bit for bit as recorded")
+        return found, Check(name, "samples", True, f"{outputs}, bit for bit as recorded")
     worst = max(match.error for match in found)
-    detail = f"{len(found)} outputs, {exact} bit for bit, largest difference {worst:.1e} of scale"
+    detail = f"{outputs}, {exact} bit for bit, largest difference {worst:.1e} of scale"
     return found, Check(name, "samples", True, detail)
 
 
@@ -313,4 +320,4 @@ def expect_passed(verification: Verification) -> None:
     if not failed:
         raise ValidationError(f"{verification.path}: nothing could be checked of some artifact")
     each = "\n".join(f"  {check.artifact}: {check.what}: {check.detail}" for check in failed)
-    raise ValidationError(f"{verification.path}: {len(failed)} checks failed\n{each}")
+    raise ValidationError(f"{verification.path}: {counted(len(failed), 'check')} failed\n{each}")

@@ -357,6 +357,18 @@ def test_reports_that_are_none(copied: Path, text: str) -> None:
         converter.verify(copied)
 
 
+def test_a_file_with_a_seal_speaks_for_itself_beside_a_broken_report(copied: Path) -> None:
+    (copied / "report.json").write_text("{")
+    found = converter.verify(copied / "trunk.onnx")
+    assert found.passed
+    assert repr(found) == f"<Verification of {copied}/trunk.onnx: verified, 5 checks>"
+    (note,) = [check for check in found.checks if check.artifact == "report.json"]
+    assert note.passed is None
+    assert "cannot be read" in note.detail
+    with pytest.raises(SourceError, match=r"report\.json cannot be read"):
+        converter.verify(copied / "trunk.py", trust=True)
+
+
 @pytest.mark.parametrize("key", ["samples", "data"])
 def test_notes_that_are_none(alone: Path, key: str) -> None:
     model = onnx.load(alone)

@@ -70,8 +70,20 @@ def _read_state(path: Path) -> dict[str, Any]:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(t, torch.Tensor) for t in loaded.values()):
-        raise SourceError(f"{path} holds a {type(loaded).__name__}, expected a state_dict: tensors by name")
+        raise SourceError(
+            f"{path} holds {_told(loaded)}, expected a state_dict: tensors by name",
+            hint="torch.save(model.state_dict(), …) writes one",
+        )
     return dict(loaded)
+
+
+def _told(loaded: Any) -> str:
+    """What a file holds that is no state_dict."""
+    if not isinstance(loaded, Mapping):
+        return f"an object of {type(loaded).__name__}"
+    tensor = backend.torch().Tensor
+    key, value = next((k, v) for k, v in loaded.items() if not isinstance(v, tensor))
+    return f"a {type(loaded).__name__} in which {str(key)[:60]!r} is of {type(value).__name__}"
 
 
 def _load(path: Path, *, trust: bool = False) -> Any:
