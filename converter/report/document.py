@@ -15,7 +15,7 @@ from converter.report.chart import Chart
 from converter.report.sizes import counted
 from converter.supervision import channel
 
-__all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json"]
+__all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json", "role_of"]
 
 
 class Timings:
@@ -191,6 +191,11 @@ def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value
+
+
+def role_of(compared: str) -> str:
+    """The role in what a comparison calls a piece: `head.py∘trunk.py` is of what comes out of the head."""
+    return compared.partition("∘")[0].partition(".")[0]
 
 
 def layers_as_json(layers: Sequence[Layer], legal: Collection[str]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from converter.report.blocks import Block, fold
 from converter.report.chart import CUT_AWAY, DROPPED, KEPT, NEW, PARTLY, Chart, ChartLayer
 from converter.report.markup import Element, add, element
 from converter.report.sizes import count as number_of
+from converter.report.sizes import counted
 
 __all__ = ["figure_of", "flow", "shape_of"]
 
@@ -132,10 +133,10 @@ class _Drawing:
             None if own is None else element("span", own.kind, class_="kind"),
             element("span", f"✂ cut {'here' if ends else 'inside'}", class_="chip cut") if crossing else None,
             element("span", _WORDS[state], class_=f"chip {state}") if state in (NEW, DROPPED) else None,
-            element("span", f"{len(inside)} layer{'s' * (len(inside) != 1)}{share}", class_="count"),
+            element("span", f"{counted(len(inside), 'layer')}{share}", class_="count"),
             element("span", f"{number_of(weights)} parameters", class_="count") if weights else None,
             None if own is None else _shape(own),
-            None if worst is None else _error(worst),
+            None if worst is None else _error(worst, f"the largest in {block.name}, at {worst.name}: "),
         )
         parts = element("div", class_="parts")
         for part in block.parts:
@@ -177,10 +178,13 @@ def _shape(layer: ChartLayer) -> Element | None:
     return element("span", text, class_="shape") if text else None
 
 
-def _error(layer: ChartLayer) -> Element | None:
+def _error(layer: ChartLayer, whose: str = "") -> Element | None:
     if layer.error is None:
         return None
-    return element("span", figure_of(layer.error), class_=f"error {'off' if _off(layer) else 'fine'}")
+    said = f"{whose}{_sentence(layer)}"
+    return element(
+        "span", figure_of(layer.error), title=said, class_=f"error {'off' if _off(layer) else 'fine'}"
+    )
 
 
 def _off(layer: ChartLayer) -> bool:

@@ -9,11 +9,11 @@ from typing import Any
 
 from converter.report.chart import CUT_AWAY, DROPPED, KEPT, NEW, PARTLY, Chart
 from converter.report.curve import gauge
-from converter.report.document import Document
+from converter.report.document import Document, role_of
 from converter.report.flow import figure_of, flow, shape_of
 from converter.report.markup import Element, add, data_file, digest_of, element, serialized
 from converter.report.sections import about, comparisons, drifted, environment, section
-from converter.report.sizes import size_of
+from converter.report.sizes import counted, size_of
 
 __all__ = ["page"]
 
@@ -116,7 +116,7 @@ def _certificate(document: Document) -> list[Element]:
     judge = _FRAMEWORKS.get(document.source.kind, document.source.kind)
     against = f"{proof.provider.removesuffix('ExecutionProvider')} in ONNX Runtime against {judge}"
     samples = f"samples {proof.samples}"
-    count = f"{len(proof.comparisons)} comparison{'s' * (len(proof.comparisons) != 1)}"
+    count = counted(len(proof.comparisons), "comparison")
     facts = element("p", f"{against}, {samples}, {count}.", class_="quiet")
     if proof.of == "shapes":
         text = "A piece was rewritten: shapes and dtypes alone were compared, its values were not."
@@ -160,13 +160,14 @@ def _files(document: Document) -> Element:
     total = sum(target["bytes"] for target in document.targets)
     pieces = element("div", *map(_piece, document.pieces), class_="pieces")
     name = "Files" if document.status != "failed" else "Files, none of which were kept"
-    count = f"{len(document.targets)} file{'s' * (len(document.targets) != 1)}, {size_of(total)}"
+    count = f"{counted(len(document.targets), 'file')}, {size_of(total)}"
     return section("files", name, made, pieces, note=count)
 
 
 def _file(target: dict[str, Any], document: Document) -> Element:
     found = [] if document.proof is None else document.proof.comparisons
-    errors = [c.scaled_error for c in found if c.target == target["kind"] and _of_piece(c, target["piece"])]
+    kind, role = target["kind"], target["piece"]
+    errors = [c.scaled_error for c in found if c.target == kind and role == role_of(c.piece)]
     known = [error for error in errors if not math.isnan(error)]
     facts = element(
         "p",
@@ -190,10 +191,6 @@ def _error(value: float) -> str:
     return f"error {figure_of(value)}" if value else "exact"
 
 
-def _of_piece(comparison: Any, piece: str) -> bool:
-    return str(comparison.piece).startswith(piece)
-
-
 def _piece(piece: Any) -> Element:
     made = element("dl", class_="piece")
     for word, specs in (("takes", piece.inputs), ("puts out", piece.outputs)):
@@ -214,7 +211,7 @@ def _layers(document: Document) -> Element | None:
         return None
     roles = [piece.role for piece in document.pieces]
     total = len(chart.layers) + chart.left_out
-    note = f"{total:,} layer{'s' * (total != 1)}"
+    note = counted(total, "layer")
     note += f", {len(chart.layers):,} shown" if chart.left_out else ""
     tools = element("div", class_="tools", id="tools")
     return section("layers", "Layers", _legend(chart, roles), tools, flow(chart, roles), note=note)

@@ -83,7 +83,7 @@ def comparisons(document: Document) -> Element | None:
     if proof is None:
         return None
     classes = any(c.top1 is not None for c in proof.comparisons)
-    heads = ["", "piece", "output", "batch", "max abs", "of scale", "allowed", "cosine", "SNR dB"]
+    heads = ["", "piece", "output", "batch", "of scale", "allowed", "max abs", "cosine", "SNR dB"]
     heads += ["top-1"] if classes else []
     head = element("thead", element("tr", *(element("th", name, scope="col") for name in heads)))
     body = element("tbody")
@@ -92,7 +92,7 @@ def comparisons(document: Document) -> Element | None:
         unknown = math.isnan(c.scaled_error)
         figures = ["-"] * 5
         if not unknown:
-            figures = [f"{c.max_abs:.2e}", f"{c.scaled_error:.2e}", f"{c.tolerance:.1e}", f"{c.cosine:.6f}"]
+            figures = [f"{c.scaled_error:.2e}", f"{c.tolerance:.1e}", f"{c.max_abs:.2e}", f"{c.cosine:.6f}"]
             figures.append("∞" if math.isinf(c.snr_db) else f"{c.snr_db:.1f}")
         if classes:
             figures.append("-" if c.top1 is None else f"{c.top1:.1%}")

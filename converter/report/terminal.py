@@ -15,7 +15,7 @@ from rich.text import Text
 
 from converter.model import Layer
 from converter.report.departures import departures
-from converter.report.document import Document
+from converter.report.document import Document, role_of
 from converter.report.sizes import count, size_of
 
 __all__ = ["Terminal", "cache_table", "layer_table", "plan_table", "print_table"]
@@ -272,18 +272,13 @@ def print_table(console: Console, title: str, heads: Sequence[str], rows: Sequen
 
 
 def _agreement(document: Document, target: Mapping[str, Any]) -> str:
-    """The largest scaled error of the artifact that a file is of, alone and with the other piece."""
+    """The largest scaled error of the artifact that a file is of; of a head behind its trunk, too."""
     if document.proof is None:
         return "unproven"
     kind, role = target["kind"], target["piece"]
-    found = [c for c in document.proof.comparisons if c.target == kind and role in _roles(c.piece)]
+    found = [c for c in document.proof.comparisons if c.target == kind and role == role_of(c.piece)]
     errors = [c.scaled_error for c in found if not math.isnan(c.scaled_error)]
     return f"{max(errors):.1e}" if errors else "shapes only" if found else "-"
-
-
-def _roles(piece: str) -> set[str]:
-    """The roles that a comparison is of: `head.py∘trunk.py` is of both."""
-    return {name.partition(".")[0] for name in piece.split("∘")}
 
 
 def _worst_of_kinds(comparisons: Sequence[Any]) -> list[Any]:

@@ -224,11 +224,11 @@ def _samples(claim: Claim, artifact: Artifact | None, why: str) -> tuple[list[Ma
     if not found:
         return [], Check(name, "samples", None, "no outputs were recorded")
     exact = sum(match.exact for match in found)
-    outputs = counted(len(found), "output")
+    several = counted(len(found), "output")
     if exact == len(found):
-        return found, Check(name, "samples", True, f"{outputs}, bit for bit as recorded")
+        return found, Check(name, "samples", True, f"{several}, bit for bit as recorded")
     worst = max(match.error for match in found)
-    detail = f"{outputs}, {exact} bit for bit, largest difference {worst:.1e} of scale"
+    detail = f"{several}, {exact} bit for bit, largest difference {worst:.1e} of scale"
     return found, Check(name, "samples", True, detail)
 
 
