@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 
 from converter.errors import TargetError
-from converter.finish.graphs import forget_shapes
+from converter.finish.graphs import forget_shapes, make_constant
 from converter.precision import tools
 from converter.precision.convolutions import to_integers
 from converter.scratch import Scratch
@@ -33,6 +34,7 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
     quantize, quant_utils = tools.module("quantize"), tools.module("quant_utils")
     kind = quant_utils.QuantType
     if any(node.op_type in _BY_TOOLS for node in model.graph):
+        _turn_shared(model)
         forget_shapes(model)  # the tools transpose weights, and old shapes would contradict the new ones
         for weight in model.graph.initializers.values():
             weight.shape = None
@@ -55,3 +57,24 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
             ) from error
     to_integers(model, leave)
     return model
+
+
+def _turn_shared(model: ir.Model) -> None:
+    """Give products of transposed weights that others read as well a turned copy, one for all of them.
+
+    The tools turn such weights in place for each product, whoever else reads them: those that two products
+    share come out as they were, and a table that is looked up, too, comes out turned.
+    """
+    turned: dict[ir.Value, ir.Value] = {}
+    for node in list(model.graph.all_nodes()):
+        if node.op_type != "Gemm" or not node.attributes.get_int("transB", 0):
+            continue
+        weight = node.inputs[1]
+        if weight is None or not weight.is_initializer() or weight.const_value is None:
+            continue
+        if weight in turned or len(list(weight.uses())) > 1:
+            if weight not in turned:
+                array = np.ascontiguousarray(weight.const_value.numpy().T)
+                turned[weight] = make_constant(node, array, f"{weight.name}_turned")
+            node.replace_input_with(1, turned[weight])
+            node.attributes["transB"] = ir.AttrInt64("transB", 0)
