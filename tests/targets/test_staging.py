@@ -13,7 +13,7 @@ import pytest
 from converter.errors import TargetError
 from converter.targets import staged
 
-KILLED = """
+STEPS = """
 import os, signal, sys
 from pathlib import Path
 from converter.targets import staged
@@ -27,17 +27,32 @@ def step(*args):
 from converter.targets import switch
 exchange = switch.exchange
 switch.exchange = lambda *a: (step(), exchange(*a))[1]
-for name in ("open", "fsync", "mkdir", "rename", "replace"):
+for name in ("open", "fsync", "mkdir", "rename", "replace", "link"):
     original = getattr(os, name)
     setattr(os, name, lambda *a, original=original, **k: (step(), original(*a, **k))[1])
 replace = Path.replace
 Path.replace = lambda self, other: (step(), replace(self, other))[1]
+"""
+KILLED = (
+    STEPS
+    + """
 with staged(folder) as scratch:
     for name in ("trunk.onnx", "head.onnx", "report.json"):
         (scratch / name).write_text("new " * 1000)
         step()
 print("finished", steps)
 """
+)
+WITH_DATA = (
+    STEPS
+    + """
+switch._COPIED = int(sys.argv[3])
+with staged(folder) as scratch:
+    (scratch / "trunk.onnx").write_text("new, reads trunk.onnx.data")
+    (scratch / "trunk.onnx.data").write_text("new data")
+    step()
+"""
+)
 
 
 def test_a_run_killed_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
@@ -61,6 +76,33 @@ def test_a_run_killed_at_any_step_leaves_old_or_new(tmp_path: Path) -> None:
         assert done.returncode == -signal.SIGKILL
     assert finished
     assert stop > 8
+
+
+@pytest.mark.parametrize("copied", [1 << 20, 0], ids=["a copy", "a hard link"])
+def test_a_file_and_its_data_are_never_of_two_runs(tmp_path: Path, copied: int) -> None:
+    """Between two renames the data lie under two names: copies of small ones, hard links to large ones."""
+    seen = set()
+    for stop in range(1, 80):
+        folder = tmp_path / str(stop)
+        folder.mkdir()
+        (folder / "trunk.onnx").write_text("old, reads trunk.onnx.data")
+        (folder / "trunk.onnx.data").write_text("old data")
+        arguments = [sys.executable, "-c", WITH_DATA, folder, str(stop), str(copied)]
+        done = subprocess.run(arguments, capture_output=True, check=False)
+        age, _, data = (folder / "trunk.onnx").read_text().partition(", reads ")
+        assert (folder / data).read_text() == f"{age} data"
+        seen.add((age, data))
+        with staged(folder):
+            pass
+        assert sorted(path.name for path in folder.iterdir()) == ["trunk.onnx", "trunk.onnx.data"]
+        assert (folder / "trunk.onnx.data").stat().st_nlink == 1  # onnx.load refuses others
+        assert (folder / "trunk.onnx").read_text().endswith("reads trunk.onnx.data")
+        if done.returncode == 0:
+            break
+        assert done.returncode == -signal.SIGKILL, done.stderr
+    assert done.returncode == 0
+    assert {age for age, _ in seen} == {"old", "new"}
+    assert len({data for _, data in seen}) == 2  # it was killed between two renames, too
 
 
 def test_an_error_leaves_no_trace(tmp_path: Path) -> None:
