@@ -265,8 +265,9 @@ def _determinism_row(build: Callable[[], tuple[Any, Any]], place: Place, row: Ro
 def _memory_row(build: Callable[[], tuple[Any, Any]], place: Place, row: Row) -> None:
     """What a session holds after a batch of 8 lies within its bound."""
     import converter
+    from converter.devices import device_for
     from converter.gpu import first_gpu
-    from converter.runtime import Session, device_for
+    from converter.runtime import Session
 
     before, limit = first_gpu(), device_for(place.device).facts.get("memory_limit")
     if before is None or limit is None:
@@ -401,9 +402,9 @@ def check(
     """
     start = time.perf_counter()
     report = Report("running", versions=_versions())
+    from converter.devices import device_for
     from converter.errors import ConverterError
     from converter.gpu import first_gpu
-    from converter.runtime import device_for
 
     try:
         report.device = device_for(place.device).as_dict()

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from converter.devices import provider_for
 from converter.editing import Changes, channels_last_of
 from converter.errors import CutError, UsageError
 from converter.fitting import (
@@ -31,7 +32,7 @@ from converter.model import Array, Source, TensorSpec
 from converter.pipeline import Progress, check_targets, convert, cut_out
 from converter.report import Document, Timings
 from converter.request import Request
-from converter.runtime import Session, provider_for
+from converter.runtime import Session
 from converter.scratch import Scratch
 from converter.sources.cache import Store
 from converter.targets import TARGETS

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter import preflight
 from converter.charting import chart, with_comparisons, with_drift, with_edits
+from converter.devices import Device, device_for, provider_for
 from converter.dressing import Dressed, dress, settle
 from converter.editing import Edited, edit
 from converter.errors import CutError, SourceError, TargetError, UsageError, ValidationError
@@ -24,7 +25,6 @@ from converter.proving import Proof, failure
 from converter.report import Document, Timings, metadata
 from converter.report.chart import Chart
 from converter.request import DEFAULT_OPSET, WORDS_OPSET, Pieces, Request
-from converter.runtime import Device, device_for, provider_for
 from converter.samples import expect_samples, vocabularies
 from converter.sources import versions_of
 from converter.supervision import channel

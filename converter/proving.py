@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from converter.capacity import InParts, rows_that_fit
+from converter.devices import Device
 from converter.dressing import Dressed
 from converter.editing import Edited
 from converter.errors import TargetError, UsageError, ValidationError
@@ -22,7 +23,7 @@ from converter.placing import explained
 from converter.recording import Record
 from converter.report import Document
 from converter.request import Pieces, Request
-from converter.runtime import Device, Session, version
+from converter.runtime import Session, version
 from converter.samples import BATCHES, count_of, draw, read_samples
 from converter.targets import TARGETS, Run
 from converter.validation import (

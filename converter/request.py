@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.devices import expect_device
 from converter.dressing import AXES, Dress, Dressed
 from converter.editing import Changes
 from converter.errors import UsageError
@@ -16,7 +17,6 @@ from converter.imaging import Preprocess
 from converter.model import Piece, TensorSpec
 from converter.precision import INT4_OPSET, Precision
 from converter.report.chart import Chart
-from converter.runtime import expect_device
 from converter.surgery import Frontier
 from converter.targets import TARGETS
 

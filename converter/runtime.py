@@ -16,19 +16,17 @@ from typing import Any
 
 import numpy as np
 
-from converter.cuda import cuda_facts, cuda_problem, expect_cuda, settings
+from converter.cuda import settings
 from converter.errors import UsageError, ValidationError
 from converter.placement import Assigned, Placement
 
 __all__ = [
-    "Device",
+    "PROVIDERS",
     "KernelRun",
     "ProfiledSession",
     "Session",
-    "device_for",
-    "expect_device",
     "loads",
-    "provider_for",
+    "onnxruntime",
     "save_graph",
     "save_ort",
     "version",
@@ -39,10 +37,15 @@ _NO_ARRAYS = frozenset(
     f"tensor({name})"
     for name in "bfloat16 float8e4m3fn float8e4m3fnuz float8e5m2 float8e5m2fnuz float8e8m0 float4e2m1".split()
 ) | {"tensor(int4)", "tensor(uint4)", "tensor(int2)", "tensor(uint2)"}
-_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
-def _onnxruntime() -> Any:
+def onnxruntime() -> Any:
+    """The package.
+
+    Raises:
+        ValidationError: it does not import.
+    """
     try:
         return importlib.import_module("onnxruntime")
     except ImportError as error:
@@ -55,72 +58,7 @@ def _onnxruntime() -> Any:
 
 def version() -> str:
     """ONNX Runtime's version."""
-    return str(_onnxruntime().__version__)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Device:
-    """Where ONNX Runtime runs, and why there.
-
-    Attributes:
-        asked: `auto`, `cpu` or `cuda`.
-        provider: the execution provider.
-        why: what decided it.
-        facts: of a GPU: `gpu`, `driver`, `memory` and `memory_limit` in bytes, and the version of CUDA that
-            ONNX Runtime is built with; those that could be had.
-    """
-
-    asked: str
-    provider: str
-    why: str
-    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-
-    def __str__(self) -> str:
-        on = f" on {self.facts['gpu']}" if "gpu" in self.facts else ""
-        return f"{self.provider}{on}" + (f" (auto: {self.why})" if self.asked == "auto" else "")
-
-    def as_dict(self) -> dict[str, Any]:
-        """As JSON-ready values."""
-        return {"asked": self.asked, "provider": self.provider, "why": self.why, **self.facts}
-
-
-def expect_device(device: str) -> None:
-    """Refuse what is no device.
-
-    Raises:
-        UsageError: neither `auto`, `cpu` nor `cuda`.
-    """
-    if device not in ("auto", *_PROVIDERS):
-        raise UsageError(f"device {device!r}: expected auto, cpu or cuda")
-
-
-def device_for(device: str) -> Device:
-    """Where to run for `auto`, `cpu` or `cuda`; `auto` takes CUDA where a trial runs on it.
-
-    Raises:
-        UsageError: an unknown device.
-        ValidationError: `cuda` was asked for and does not compute here; it says why.
-    """
-    expect_device(device)
-    runtime = _onnxruntime()
-    if device == "cpu":
-        return Device(device, _PROVIDERS["cpu"], "asked for")
-    if device == "auto":
-        problem = cuda_problem(runtime)
-        if problem is not None:
-            return Device(device, _PROVIDERS["cpu"], problem)
-    expect_cuda(runtime)
-    why = "asked for" if device == "cuda" else "a product and a convolution ran on CUDA"
-    return Device(device, _PROVIDERS["cuda"], why, cuda_facts(runtime))
-
-
-def provider_for(device: str) -> str:
-    """The execution provider for `auto`, `cpu` or `cuda`.
-
-    Raises:
-        UsageError, ValidationError: as of `device_for`.
-    """
-    return device_for(device).provider
+    return str(onnxruntime().__version__)
 
 
 def loads(model: bytes, provider: str, *, alone: bool = False) -> bool:
@@ -131,10 +69,10 @@ def loads(model: bytes, provider: str, *, alone: bool = False) -> bool:
         provider: the execution provider.
         alone: the CPU's kernels do not count, which stand in for another provider's missing ones.
     """
-    runtime = _onnxruntime()
+    runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
-    if alone and provider != _PROVIDERS["cpu"]:
+    if alone and provider != PROVIDERS["cpu"]:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         runtime.InferenceSession(model, options, providers=[provider], enable_fallback=0)
@@ -158,7 +96,7 @@ def save_graph(
     Raises:
         ValidationError: the model does not load.
     """
-    runtime = _onnxruntime()
+    runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -169,7 +107,7 @@ def save_graph(
     try:
         for library in custom_ops:
             options.register_custom_ops_library(str(library.resolve()))
-        runtime.InferenceSession(content, options, providers=[_PROVIDERS["cpu"]])
+        runtime.InferenceSession(content, options, providers=[PROVIDERS["cpu"]])
     except Exception as error:
         raise ValidationError(f"ONNX Runtime cannot save the graph: {error}") from error
     return found
@@ -197,7 +135,7 @@ def save_ort(model: Path, path: Path) -> None:
     Raises:
         ValidationError: the model does not load, or the format cannot hold it.
     """
-    runtime = _onnxruntime()
+    runtime = onnxruntime()
     options = runtime.SessionOptions()
     options.log_severity_level = 4
     options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -205,7 +143,7 @@ def save_ort(model: Path, path: Path) -> None:
     options.add_session_config_entry("session.save_model_format", "ORT")
     try:
         runtime.InferenceSession(
-            str(model), options, providers=[_PROVIDERS["cpu"]], disabled_optimizers=["NchwcTransformer"]
+            str(model), options, providers=[PROVIDERS["cpu"]], disabled_optimizers=["NchwcTransformer"]
         )
     except Exception as error:
         raise ValidationError(f"ONNX Runtime cannot convert {model.name}: {error}") from error
@@ -223,7 +161,7 @@ class Session:
     def __init__(
         self,
         model: Path | bytes,
-        provider: str = _PROVIDERS["cpu"],
+        provider: str = PROVIDERS["cpu"],
         *,
         folder: Path | None = None,
         optimize: bool = True,
@@ -246,10 +184,10 @@ class Session:
         Raises:
             ValidationError: the model does not load, or another provider than the asked-for one would run.
         """
-        runtime = _onnxruntime()
+        runtime = onnxruntime()
         options = self._options(runtime, folder, optimize=optimize, threads=threads)
         chosen: dict[str, str] = {}
-        if provider == _PROVIDERS["cuda"]:
+        if provider == PROVIDERS["cuda"]:
             chosen = settings()
             options.use_deterministic_compute = True
         name = model.name if isinstance(model, Path) else "the model"
@@ -371,7 +309,7 @@ def _watchdog() -> threading.Thread:
 @contextlib.contextmanager
 def _within() -> Iterator[Any]:
     """Options of one run, which is stopped between two nodes once it takes too long."""
-    options = _onnxruntime().RunOptions()
+    options = onnxruntime().RunOptions()
     seconds = _seconds()
     _watchdog()
     _deadlines[id(options)] = time.monotonic() + seconds, options
@@ -423,7 +361,7 @@ class ProfiledSession(Session):
         self,
         model: Path | bytes,
         scratch: Path,
-        provider: str = _PROVIDERS["cpu"],
+        provider: str = PROVIDERS["cpu"],
         *,
         folder: Path | None = None,
         custom_ops: Sequence[Path] = (),

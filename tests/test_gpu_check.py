@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from converter import cuda, gpu
-from converter.runtime import Session, _onnxruntime
+from converter.runtime import Session, onnxruntime
 from fixtures import keras_references
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -140,7 +140,7 @@ def test_what_was_skipped_is_said(tmp_path: Path) -> None:
 
 
 def test_without_cuda_it_is_skipped_and_never_passed(capsys: Any, tmp_path: Path) -> None:
-    if cuda.cuda_problem(_onnxruntime()) is None:
+    if cuda.cuda_problem(onnxruntime()) is None:
         pytest.skip("this machine has CUDA")
     assert gpu_check.main(["--output", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
@@ -150,7 +150,7 @@ def test_without_cuda_it_is_skipped_and_never_passed(capsys: Any, tmp_path: Path
 
 
 def test_a_gpu_that_does_not_compute_is_a_failure(monkeypatch: Any, capsys: Any, tmp_path: Path) -> None:
-    if cuda.cuda_problem(_onnxruntime()) is None:
+    if cuda.cuda_problem(onnxruntime()) is None:
         pytest.skip("this machine has CUDA")
     monkeypatch.setattr(gpu, "first_gpu", lambda: gpu.Gpu("H100", "580", 1, 1))
     assert gpu_check.main(["--output", str(tmp_path)]) == 1

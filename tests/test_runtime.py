@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 import converter
-from converter import cuda, pipeline
+from converter import cuda, devices, pipeline
 from converter import runtime as module
+from converter.devices import Device, device_for, provider_for
 from converter.errors import UsageError, ValidationError
 from converter.gpu import Gpu, parsed
 from converter.placement import Assigned, Placement
@@ -21,7 +22,7 @@ from converter.placing import explained
 from converter.precision import Precision
 from converter.report import Terminal
 from converter.request import Request
-from converter.runtime import Device, Session, device_for, loads, provider_for
+from converter.runtime import Session, loads
 
 
 def test_providers() -> None:
@@ -216,7 +217,7 @@ def test_a_cuda_provider_that_does_not_load_says_why(monkeypatch: Any, tmp_path:
     (tmp_path / "capi").mkdir()
     for name in ("cuda", "shared"):
         (tmp_path / "capi" / f"libonnxruntime_providers_{name}.so").write_bytes(b"no library")
-    monkeypatch.setattr(module, "_onnxruntime", Build)
+    monkeypatch.setattr(devices, "onnxruntime", Build)
     with pytest.raises(ValidationError, match=r"does not load: .*libonnxruntime_providers_shared") as error:
         device_for("cuda")
     assert "--device cpu" in str(error.value)

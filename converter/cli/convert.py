@@ -10,18 +10,10 @@ import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOpsOption,
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
     TargetsOption,
-    TrustOption,
-    WeightsOption,
-    WholeOption,
     limited,
+    opening,
     parted,
 )
 from converter.cli.pairs import names_of, sizes_of, words_of
@@ -33,6 +25,7 @@ __all__ = ["convert", "folder_name"]
 
 @app.command()
 @limited
+@opening(whole=True)
 def convert(
     source: SourceArgument,
     to: Annotated[
@@ -106,8 +99,6 @@ def convert(
         typer.Option(help="Folder to write to (default: build/MODEL-CUT).", show_default=False),
     ] = None,
     targets: TargetsOption = "onnx",
-    weights: WeightsOption = "pretrained",
-    seed: SeedOption = 0,
     layout: Annotated[
         str,
         typer.Option(
@@ -205,7 +196,6 @@ def convert(
             help="Refer to the external data of an ONNX source; --output must be its folder or one above.",
         ),
     ] = False,
-    custom_ops: CustomOpsOption = None,
     largest_batch: Annotated[
         bool,
         typer.Option("--largest-batch", help="Prove on as many samples at once as fit into memory, too."),
@@ -223,12 +213,7 @@ def convert(
     no_validate: Annotated[
         bool, typer.Option("--no-validate", help="Write without proof, marked UNVALIDATED.")
     ] = False,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
-    cache_whole: WholeOption = False,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
 ) -> None:
     """Cut a model at named layers, prove the piece, write it.
@@ -243,15 +228,12 @@ def convert(
     from converter.pipeline import convert as run
     from converter.report import Terminal, Timings
     from converter.request import Request
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
     from converter.sources.functions import function_of
 
     terminal = Terminal(Screen(stderr=as_json, quiet=as_json))
     timings = Timings()
     folder = output or Path("build")
-    axes = tuple(dynamic or ())
-    libraries = tuple(custom_ops or ())
-    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, cache_whole, libraries)
     try:
         ends = tuple(to or ())
         changes = Changes(
@@ -272,12 +254,12 @@ def convert(
             opset=opset,
             device=device,
             samples=samples,
-            seed=seed,
+            seed=how.seed,
             validate=not no_validate,
-            trust=trust,
+            trust=how.trust,
             external_data=external_data,
             link=link,
-            custom_ops=libraries,
+            custom_ops=how.custom_ops,
             changes=changes,
             surgery=None if surgery is None else function_of(surgery),
             surgery_preserves=surgery_preserves,

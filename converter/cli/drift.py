@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOpsOption,
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
-    TrustOption,
-    WeightsOption,
     limited,
+    opening,
 )
 from converter.cli.program import app, fail
 from converter.errors import ConverterError, ValidationError
@@ -30,6 +23,7 @@ __all__ = ["drift"]
 
 @app.command()
 @limited
+@opening()
 def drift(
     source: SourceArgument,
     samples: Annotated[
@@ -65,15 +59,8 @@ def drift(
     plot: Annotated[
         Path | None, typer.Option(help="Draw error by depth: .svg, .png.", show_default=False)
     ] = None,
-    weights: WeightsOption = "pretrained",
-    seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where ONNX Runtime runs: auto, cpu or cuda.")] = "auto",
-    custom_ops: CustomOpsOption = None,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Say at which layer an export departs from the framework, and whether by itself.
@@ -84,15 +71,13 @@ def drift(
     from converter.handles import Model
     from converter.report.drift import drift_as_json, drift_table, plot_drift
     from converter.report.roofline import check_plot
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
 
-    libraries, axes = tuple(custom_ops or ()), tuple(dynamic or ())
-    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
     try:
         if plot is not None:
             check_plot(plot)
         channel.stage("open")
-        model = Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
+        model = Model(resolve(source, how), seed=how.seed, trust=how.trust, custom_ops=how.custom_ops)
         channel.stage("measure")
         found = model.drift(
             samples=samples, device=device, tolerance=tolerance, noise_floor=noise_floor, finished=finished

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOpsOption,
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
     TargetsOption,
-    TrustOption,
     limited,
+    opening,
     parted,
 )
 from converter.cli.program import app, explain
@@ -29,6 +23,7 @@ __all__ = ["fit"]
 
 @app.command()
 @limited
+@opening()
 def fit(
     source: SourceArgument,
     data: Annotated[
@@ -73,16 +68,9 @@ def fit(
         typer.Option(help="Folder to write to (default: build/MODEL-LAYER-head).", show_default=False),
     ] = None,
     targets: TargetsOption = "onnx",
-    weights: Annotated[str, typer.Option(help="As for convert.")] = "pretrained",
-    seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to run and validate: auto, cpu or cuda.")] = "auto",
     opset: Annotated[int | None, typer.Option(help="ONNX opset of the files.", show_default=False)] = None,
-    custom_ops: CustomOpsOption = None,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report and nothing else.")] = False,
 ) -> None:
     """Fit a new head on what a frozen trunk makes of labelled data, put it on, prove the whole, write it.
@@ -97,23 +85,12 @@ def fit(
     from converter.fit import fit as run
     from converter.report import Terminal, Timings
     from converter.request import Request
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
     from converter.training import Training
 
     terminal = Terminal(Screen(stderr=as_json, quiet=as_json))
     timings = Timings()
     folder = output or Path("build")
-    libraries = tuple(custom_ops or ())
-    how = Opening(
-        weights,
-        seed,
-        trust,
-        custom_objects,
-        example,
-        tuple(dynamic or ()),
-        not no_cache,
-        custom_ops=libraries,
-    )
     try:
         wanted = Fit(
             head=head,
@@ -124,15 +101,15 @@ def fit(
             l2=l2,
             batch=batch,
             channels=channels,
-            training=Training(epochs, patience, batch, learning_rate, seed),
+            training=Training(epochs, patience, batch, learning_rate, how.seed),
         )
         request = Request(
             targets=parted(targets),
             opset=opset,
             device=device,
-            seed=seed,
-            trust=trust,
-            custom_ops=libraries,
+            seed=how.seed,
+            trust=how.trust,
+            custom_ops=how.custom_ops,
         )
         with timings.stage("open"):
             terminal.stage("open", source)

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
-    TrustOption,
-    WeightsOption,
     limited,
+    opening,
 )
 from converter.cli.program import app, fail
 from converter.errors import ConverterError
@@ -28,15 +22,10 @@ __all__ = ["layers"]
 
 @app.command()
 @limited
+@opening("auto", custom_ops=False)
 def layers(
     source: SourceArgument,
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """List every layer: kind, output, parameters, and where a cut is legal.
@@ -46,10 +35,9 @@ def layers(
     """
     from converter.pipeline import whole
     from converter.report import layer_table, layers_as_json
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
     from converter.surgery import legal_cuts
 
-    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()), not no_cache)
     try:
         channel.stage("open")
         model = resolve(source, how)

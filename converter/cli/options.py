@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,9 +24,8 @@ __all__ = [
     "SourceArgument",
     "TargetsOption",
     "TrustOption",
-    "WeightsOption",
-    "WholeOption",
     "limited",
+    "opening",
     "parted",
 ]
 
@@ -38,7 +37,7 @@ SourceArgument = Annotated[
         show_default=False,
     ),
 ]
-WeightsOption = Annotated[
+_WeightsOption = Annotated[
     str,
     typer.Option(
         help="pretrained; auto (pretrained, else random, marked UNTRAINED); random; or a weights file. "
@@ -79,7 +78,7 @@ CustomOpsOption = Annotated[
 NoCacheOption = Annotated[
     bool, typer.Option("--no-cache", help="Export anew, and keep nothing for later runs.")
 ]
-WholeOption = Annotated[
+_WholeOption = Annotated[
     bool,
     typer.Option("--cache-whole", help="Export the whole model, so that later cuts anywhere are quick."),
 ]
@@ -116,11 +115,6 @@ _LIMITS: dict[str, Any] = {
 
 def limited(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command that opens a source the options --memory-limit and --timeout."""
-    signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-        for name, annotation in _LIMITS.items()
-    ]
 
     @functools.wraps(command)
     def run(*, memory_limit: str | None, timeout: str | None, **others: Any) -> None:
@@ -131,7 +125,56 @@ def limited(command: Callable[..., None]) -> Callable[..., None]:
             fail(error)
         command(**others)
 
-    parameters = [*signature.parameters.values(), *added]
-    run.__annotations__ = {p.name: p.annotation for p in parameters} | {"return": None}
-    run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    added = [_option(name, annotation, None) for name, annotation in _LIMITS.items()]
+    return _declared(run, [*inspect.signature(command, eval_str=True).parameters.values(), *added])
+
+
+def opening(
+    weights: str = "pretrained", *, custom_ops: bool = True, whole: bool = False
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options that say how to open a source, in the place of its parameter `how`.
+
+    The command gets a `converter.sources.Opening`.
+
+    Args:
+        weights: the default of --weights.
+        custom_ops: whether it runs anything, and takes --custom-ops.
+        whole: whether it takes --cache-whole.
+    """
+    options = [
+        _option("weights", _WeightsOption, weights),
+        _option("seed", SeedOption, 0),
+        _option("trust", TrustOption, False),
+        _option("custom_objects", CustomOption, None),
+        *([_option("custom_ops", CustomOpsOption, None)] if custom_ops else []),
+        _option("example", ExampleOption, None),
+        _option("dynamic", DynamicOption, None),
+        _option("no_cache", NoCacheOption, False),
+        *([_option("cache_whole", _WholeOption, False)] if whole else []),
+    ]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            from converter.sources import Opening
+
+            own: dict[str, Any] = {option.name: given.pop(option.name) for option in options}
+            own |= {name: tuple(own.get(name) or ()) for name in ("dynamic", "custom_ops")}
+            command(how=Opening(cache=not own.pop("no_cache"), **own), **given)
+
+        before = inspect.signature(command, eval_str=True).parameters.values()
+        return _declared(run, [p for old in before for p in (options if old.name == "how" else [old])])
+
+    return decorate
+
+
+def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _declared(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    """A command whose options are these: typer reads them off its signature."""
+    named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    run.__annotations__ = {p.name: p.annotation for p in named} | {"return": None}
+    run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
     return run

@@ -11,15 +11,9 @@ import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
-    TrustOption,
-    WeightsOption,
     limited,
+    opening,
 )
 from converter.cli.pairs import sizes_of
 from converter.cli.program import app, fail
@@ -31,15 +25,9 @@ __all__ = ["plan"]
 
 @app.command()
 @limited
+@opening("auto", custom_ops=False)
 def plan(
     source: SourceArgument,
-    weights: WeightsOption = "auto",
-    seed: SeedOption = 0,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
     shape: Annotated[
         list[str] | None,
         typer.Option(
@@ -76,6 +64,7 @@ def plan(
         Path | None,
         typer.Option(help="Draw depth against bytes and MACs: .svg, .png.", show_default=False),
     ] = None,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Say where a model may be cut, and what each cut costs on either side.
@@ -88,9 +77,8 @@ def plan(
     from converter.planning import Link, by_latency, fitting
     from converter.planning import plan as reckon
     from converter.report import plan_as_json, plan_table, plot_plan
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
 
-    how = Opening(weights, seed, trust, custom_objects, example, tuple(dynamic or ()), not no_cache)
     rates = (device_macs, server_macs, link_mbps)
     try:
         if None in rates and any(rate is not None for rate in rates):

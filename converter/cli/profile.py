@@ -60,6 +60,7 @@ def profile(
     Parameters, bytes, multiply-accumulate operations, the peak of activations, and how long each layer's
     kernels take: fused layers are named together, and what ONNX Runtime adds has a row of its own.
     """
+    from converter.devices import provider_for
     from converter.profiling import Setting, compared, roofs
     from converter.profiling import profile as measure
     from converter.report.profile import (
@@ -69,7 +70,6 @@ def profile(
         profile_table,
     )
     from converter.report.roofline import check_plot, plot_roofline
-    from converter.runtime import provider_for
 
     try:
         if len(files) != (2 if compare else 1):

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from converter.cli.console import Screen
 from converter.cli.options import (
-    CustomOpsOption,
-    CustomOption,
-    DynamicOption,
-    ExampleOption,
-    NoCacheOption,
-    SeedOption,
     SourceArgument,
-    TrustOption,
-    WeightsOption,
     limited,
+    opening,
 )
 from converter.cli.program import app, fail
 from converter.errors import ConverterError
@@ -30,6 +23,7 @@ __all__ = ["rank"]
 
 @app.command()
 @limited
+@opening()
 def rank(
     source: SourceArgument,
     samples: Annotated[
@@ -52,15 +46,8 @@ def rank(
         Path | None,
         typer.Option(help="Draw change and output error by depth: .svg, .png.", show_default=False),
     ] = None,
-    weights: WeightsOption = "pretrained",
-    seed: SeedOption = 0,
     device: Annotated[str, typer.Option(help="Where to run: auto, cpu or cuda.")] = "auto",
-    custom_ops: CustomOpsOption = None,
-    trust: TrustOption = False,
-    custom_objects: CustomOption = None,
-    example: ExampleOption = None,
-    dynamic: DynamicOption = None,
-    no_cache: NoCacheOption = False,
+    how: Any = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON and nothing else.")] = False,
 ) -> None:
     """Say how much each block changes its input, and what dropping it does to the output.
@@ -71,14 +58,11 @@ def rank(
     """
     from converter.handles import Model
     from converter.report import plot_rank, rank_as_json, rank_table
-    from converter.sources import Opening, resolve
+    from converter.sources import resolve
 
-    libraries = tuple(custom_ops or ())
-    axes = tuple(dynamic or ())
-    how = Opening(weights, seed, trust, custom_objects, example, axes, not no_cache, custom_ops=libraries)
     try:
         channel.stage("open")
-        model = Model(resolve(source, how), seed=seed, trust=trust, custom_ops=libraries)
+        model = Model(resolve(source, how), seed=how.seed, trust=how.trust, custom_ops=how.custom_ops)
         channel.stage("measure")
         ranking = model.rank(samples=samples, layers=layers or (), device=device)
         if plot is not None:

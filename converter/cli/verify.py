@@ -84,9 +84,9 @@ def verify(
     what was noted then: the source is not needed. With --against the proof itself is made again.
     """
     from converter.comparing import Means
+    from converter.devices import provider_for
     from converter.report import Terminal
     from converter.report.verified import verified_as_json, verified_table
-    from converter.runtime import provider_for
     from converter.sources import Opening, is_file, resolve
     from converter.verifying import claims_of, expect_passed, seed_of
     from converter.verifying import verify as run

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from converter import pipeline
+from converter.devices import provider_for
 from converter.dressing import Dress
 from converter.drifting import Drift, drift
 from converter.editing import Changes, Edited, edit
@@ -21,7 +22,6 @@ from converter.precision import Precision
 from converter.ranking import Ranking, candidates, rank
 from converter.report import Document, Timings
 from converter.request import Request
-from converter.runtime import provider_for
 from converter.samples import draw, read_samples, vocabularies
 from converter.sources import Opening, resolve
 from converter.training import Training

@@ -8,9 +8,9 @@ from typing import Any
 
 from converter import verifying
 from converter.comparing import Means
+from converter.devices import provider_for
 from converter.handles.model import Model, load
 from converter.handles.names import silent
-from converter.runtime import provider_for
 from converter.verifying import Verification
 
 __all__ = ["verify"]
