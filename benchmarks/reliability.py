@@ -190,7 +190,14 @@ def main() -> None:
     }
     parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(parts))
     options = parser.parse_args()
-    for part in options.parts or parts:
+    chosen = options.parts or list(parts)
+    if len(chosen) > 1:
+        # Each in a process of its own: the peak memory of a child is never less than its parent's size.
+        more = ["--examples", str(options.examples), *(["--dry"] if options.dry else [])]
+        for part in chosen:
+            subprocess.run([sys.executable, "-u", __file__, part, *more], check=True)
+        return
+    for part in chosen:
         rows = []
         for what, figure in parts[part](options):
             rows.append(f"| {what} | {figure} |")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from converter.errors import TargetError
-from converter.finish.graphs import forget_shapes, make_constant
+from converter.finish.graphs import forget_shapes
 from converter.precision import tools
 from converter.precision.convolutions import to_integers
+from converter.precision.sharing import own_sequences, turn
 from converter.scratch import Scratch
 
 __all__ = ["dynamic"]
@@ -34,7 +34,9 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
     quantize, quant_utils = tools.module("quantize"), tools.module("quant_utils")
     kind = quant_utils.QuantType
     if any(node.op_type in _BY_TOOLS for node in model.graph):
-        _turn_shared(model)
+        own_sequences(model)
+        turn(model)
+        floats = {str(node.name) for node in model.graph if node.op_type in _BY_TOOLS} & set(leave)
         forget_shapes(model)  # the tools transpose weights, and old shapes would contradict the new ones
         for weight in model.graph.initializers.values():
             weight.shape = None
@@ -47,7 +49,7 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
                     op_types_to_quantize=list(_BY_TOOLS),
                     per_channel=True,
                     weight_type=kind.QInt8,
-                    nodes_to_exclude=sorted(leave),
+                    nodes_to_exclude=sorted({*leave, *map(_as_product, leave)}),
                 )
                 model = tools.as_graph(onnx.load(path), model)
         except Exception as error:  # the tools raise whatever a model of theirs happens to meet
@@ -55,26 +57,23 @@ def dynamic(model: ir.Model, leave: Collection[str]) -> ir.Model:
                 f"ONNX Runtime's quantizer fails: {type(error).__name__}: {error}",
                 hint="--keep-float LAYER leaves a layer out",
             ) from error
+        _expect_in_floats(model, floats)
     to_integers(model, leave)
     return model
 
 
-def _turn_shared(model: ir.Model) -> None:
-    """Give products of transposed weights that others read as well a turned copy, one for all of them.
+def _expect_in_floats(model: ir.Model, names: Collection[str]) -> None:
+    """Make sure that nodes stayed in float: the tools go by names, and rename what they take apart.
 
-    The tools turn such weights in place for each product, whoever else reads them: those that two products
-    share come out as they were, and a table that is looked up, too, comes out turned.
+    Raises:
+        TargetError: some did not.
     """
-    turned: dict[ir.Value, ir.Value] = {}
-    for node in list(model.graph.all_nodes()):
-        if node.op_type != "Gemm" or not node.attributes.get_int("transB", 0):
-            continue
-        weight = node.inputs[1]
-        if weight is None or not weight.is_initializer() or weight.const_value is None:
-            continue
-        if weight in turned or len(list(weight.uses())) > 1:
-            if weight not in turned:
-                array = np.ascontiguousarray(weight.const_value.numpy().T)
-                turned[weight] = make_constant(node, array, f"{weight.name}_turned")
-            node.replace_input_with(1, turned[weight])
-            node.attributes["transB"] = ir.AttrInt64("transB", 0)
+    there = {node.name for node in model.graph if node.op_type in _BY_TOOLS}
+    lost = [name for name in sorted(names) if there.isdisjoint((name, _as_product(name)))]
+    if lost:
+        raise TargetError(f"ONNX Runtime's quantizer did not leave {', '.join(lost)} in float")
+
+
+def _as_product(name: str) -> str:
+    """What the tools call the product that they make of a Gemm."""
+    return f"{name}_MatMul"

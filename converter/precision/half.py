@@ -245,6 +245,7 @@ class _Conversion:
         for (value, _), made in self._casts.items():
             if (
                 made.is_initializer()
+                and not made.is_graph_output()  # it has its name already
                 and value.name not in self._graph.initializers
                 and value.name is not None
             ):

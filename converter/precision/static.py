@@ -17,6 +17,7 @@ import onnx_ir as ir
 from converter.errors import TargetError
 from converter.precision import tools
 from converter.precision.ranges import Range
+from converter.precision.sharing import part
 
 __all__ = ["Static"]
 
@@ -30,6 +31,7 @@ class Static:
 
     def __init__(self, model: ir.Model) -> None:
         quant_utils = tools.module("quant_utils")
+        part(model)
         with tools.silent():
             self.proto: onnx.ModelProto = quant_utils.save_and_reload_model_with_shape_infer(
                 tools.as_proto(model)

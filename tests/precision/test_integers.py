@@ -284,24 +284,6 @@ def test_dynamic_quantization_of_a_transposed_product(lowered: Any, normal: Any)
     assert kinds(written.model())["MatMulInteger"] == 2
 
 
-@pytest.mark.parametrize(
-    ("again", "products"),
-    [("c = Gemm<transB=1>(r,w)", 3), ("k = Gather<axis=0>(w,first) c = Mul(r,k)", 2)],
-    ids=["another product", "a table"],
-)
-def test_dynamic_quantization_of_a_transposed_product_whose_weights_others_read(
-    lowered: Any, normal: Any, again: str, products: int
-) -> None:
-    """ONNX Runtime's tools turn the weights once for each such product, in place."""
-    steps = f"a = Gemm<transB=1>(x,w,b) r = Relu(a) {again} y = MatMul(c,v)"
-    arrays = {"w": normal(8, 8), "b": normal(8), "v": normal(8, 4), "first": np.array([0])}
-    written = lowered(f"g (float[N,8] x) => (float[N,4] y) {{ {steps} }}", "int8-dynamic", weights=arrays)
-    assert kinds(written.model())["MatMulInteger"] == products
-    proof = written.document.proof
-    assert proof is not None
-    assert min(c.snr_db for c in proof.comparisons) > 25
-
-
 def test_ranges_are_set_by_all_samples_that_calibrate(lowered: Any, normal: Any, tmp_path: Path) -> None:
     x = np.random.default_rng(3).uniform(-1, 1, (600, 16)).astype(np.float32)
     x[4] *= 3  # of those that calibrate the third one, which is kept back to choose by
