@@ -28,6 +28,9 @@ _STATISTICS = ("mean", "std", "low", "high")
 # Elements of all inputs together that somebody else's record may ask to be drawn.
 _MOST_ELEMENTS = 1 << 28
 
+# Ranges go no further: of floats, of integers.
+_FURTHEST = (float(np.finfo(np.float32).max), 2.0**62)
+
 Run = Callable[[Mapping[str, Array]], Mapping[str, Any]]
 
 
@@ -161,9 +164,8 @@ class Record:
         Raises:
             SourceError: they cannot be, or are not those that were noted.
         """
-        sizes = [size for spec in self.inputs for size in spec.shape if isinstance(size, int)]
         elements = sum(math.prod(s for s in spec.shape if isinstance(s, int)) for spec in self.inputs)
-        if any(size < 0 for size in sizes) or elements > _MOST_ELEMENTS:
+        if elements > _MOST_ELEMENTS:
             raise SourceError(f"the recorded samples have absurd shapes: {', '.join(map(str, self.inputs))}")
         feeds = draw(self.inputs, self.tables, self.seed)[-1]
         other = [name for name, array in feeds.items() if _digest(array) != self.digests.get(name)]
@@ -192,6 +194,8 @@ class Record:
         got = Answer.of(array)
         if (got.dtype, got.shape) != (wanted.dtype, wanted.shape):
             return failed(f"{got.dtype}{list(got.shape)}, recorded was {wanted.dtype}{list(wanted.shape)}")
+        if len(got.probes) != len(wanted.probes):
+            return failed(f"{len(wanted.probes)} elements were recorded, expected {len(got.probes)}")
         if got.sha256 == wanted.sha256:
             return Match(name, 0.0, tolerance, True)
         if tolerance == 0:
@@ -233,25 +237,22 @@ class Record:
             SourceError: it is something else.
         """
         try:
-            inputs = tuple(
-                TensorSpec(
-                    str(entry["name"]),
-                    tuple(size if isinstance(size, int) else str(size) for size in entry["shape"]),
-                    str(entry["dtype"]),
-                    None if entry["range"] is None else (float(entry["range"][0]), float(entry["range"][1])),
-                )
-                for entry in facts["inputs"]
-            )
+            inputs = tuple(map(_input, facts["inputs"]))
+            if len({spec.name for spec in inputs}) < len(inputs):
+                raise ValueError("two inputs of one name")
+            precision = facts.get("precision")
+            if precision is not None and precision not in LOSSY:
+                raise ValueError(f"precision {precision!r}")
             return cls(
-                int(facts["seed"]),
+                _whole(facts["seed"]),
                 inputs,
-                {str(e["name"]): int(e["rows"]) for e in facts["inputs"] if "rows" in e},
+                {str(e["name"]): _whole(e["rows"], 1) for e in facts["inputs"] if "rows" in e},
                 {str(e["name"]): str(e["sha256"]) for e in facts["inputs"]},
                 {str(name): _answer(noted) for name, noted in facts["outputs"].items()},
                 str(facts["runtime"]),
-                facts.get("precision"),
+                precision,
             )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
             raise SourceError(f"the recorded samples cannot be read: {error!r}") from error
 
 
@@ -268,12 +269,45 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def _input(noted: Mapping[str, Any]) -> TensorSpec:
+    """What was noted of an input.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is nothing that samples can be drawn for.
+    """
+    shape = tuple(_whole(size) if isinstance(size, (int, float)) else str(size) for size in noted["shape"])
+    ends = noted["range"]
+    known = None if ends is None else (float(ends[0]), float(ends[1]))
+    spec = TensorSpec(str(noted["name"]), shape, str(noted["dtype"]), known)
+    kind = _dtype(spec.dtype).kind
+    if known is not None and not -_FURTHEST[kind in "iu"] <= known[0] <= known[1] <= _FURTHEST[kind in "iu"]:
+        raise ValueError(f"range {known}")
+    return spec
+
+
+def _dtype(name: str) -> np.dtype[Any]:
+    """A dtype of tensors by its name; strings are objects."""
+    if name == "string":
+        return np.dtype(object)
+    dtype = TensorSpec("", (), name).numpy_dtype
+    if dtype.kind not in "biufcV" or dtype.itemsize == 0:
+        raise ValueError(f"dtype {name!r}")
+    return dtype
+
+
+def _whole(value: Any, least: int = 0) -> int:
+    """A whole number, neither huge nor below the least that there can be."""
+    if type(value) is not int or not least <= value < 1 << 62:
+        raise ValueError(f"{value!r}: expected a whole number of at least {least}")
+    return value
+
+
 def _answer(noted: Mapping[str, Any]) -> Answer:
     return Answer(
         str(noted["dtype"]),
-        tuple(map(int, noted["shape"])),
+        tuple(map(_whole, noted["shape"])),
         str(noted["sha256"]),
-        int(noted["finite"]),
+        _whole(noted["finite"]),
         float(noted["mean"]),
         float(noted["std"]),
         float(noted["low"]),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -67,6 +68,20 @@ def failed(path: Path, **options: Any) -> dict[str, str]:
     found = converter.verify(path, **options)
     assert not found.passed
     return {check.what: check.detail for check in found.failures}
+
+
+def noted(path: Path, change: Any) -> None:
+    """Change the record inside a file, and seal it again."""
+    model = onnx.load(path)
+    record = next(entry for entry in model.metadata_props if entry.key == "converter.trunk.samples")
+    note = json.loads(record.value)
+    change(note)
+    record.value = json.dumps(note)
+    for entry in list(model.metadata_props):
+        if entry.key == "converter.trunk.sha256":
+            model.metadata_props.remove(entry)
+    onnx.save(model, path)
+    seal(path, "trunk", None, [])
 
 
 # ---------------------------------------------------------------- honest artifacts
@@ -333,7 +348,7 @@ def test_a_changed_model_is_verified_without_its_source_alone(source: Path, tmp_
         (lambda report: report["targets"][0].update(path="../../etc/passwd"), "outside of its folder"),
         (lambda report: report["targets"][0].update(path="/etc/passwd"), "outside of its folder"),
         (lambda report: report["pieces"][0]["samples"]["inputs"][0].update(shape=[1 << 40]), "absurd"),
-        (lambda report: report["pieces"][0]["samples"]["inputs"][0].update(shape=[-1, 3]), "absurd"),
+        (lambda report: report["pieces"][0]["samples"]["inputs"][0].update(shape=[-1, 3]), "cannot be read"),
         (lambda report: report["pieces"][0]["samples"]["inputs"][0].update(sha256="0" * 64), "drawn again"),
         (lambda report: report["pieces"][0]["samples"].update(outputs=[1]), "cannot be read"),
         (lambda report: report["pieces"][0].update(samples={"seed": "x"}), "cannot be read"),
@@ -367,6 +382,65 @@ def test_a_file_with_a_seal_speaks_for_itself_beside_a_broken_report(copied: Pat
     assert "cannot be read" in note.detail
     with pytest.raises(SourceError, match=r"report\.json cannot be read"):
         converter.verify(copied / "trunk.py", trust=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda note: note.update(precision="foo"),
+        lambda note: note.update(precision=["int8"]),
+        lambda note: note.update(seed=-1),
+        lambda note: note.update(seed=math.inf),
+        lambda note: note["inputs"].append(note["inputs"][0]),
+        lambda note: note["inputs"][0].update(rows=0),
+        lambda note: note["inputs"][0].update(rows=-5),
+        lambda note: note["inputs"][0].update(range=[5, 1]),
+        lambda note: note["inputs"][0].update(range=[math.nan, 1]),
+        lambda note: note["inputs"][0].update(range=[0, 1e300], dtype="int32"),
+        lambda note: note["inputs"][0].update(dtype="foo"),
+        lambda note: note["inputs"][0].update(dtype="object"),
+        lambda note: note["inputs"][0].update(shape=[True, 64]),
+        lambda note: next(iter(note["outputs"].values())).update(shape=[math.inf]),
+        lambda note: next(iter(note["outputs"].values())).update(finite=math.inf),
+    ],
+)
+def test_records_of_what_cannot_be(alone: Path, change: Any) -> None:
+    noted(alone, change)
+    with pytest.raises(SourceError, match="cannot be read"):
+        converter.verify(alone)
+
+
+def test_a_record_with_fewer_elements_does_not_match(alone: Path) -> None:
+    noted(alone, lambda note: next(iter(note["outputs"].values())).update(probes=[1.0], sha256="0"))
+    assert "1 elements were recorded, expected 16" in failed(alone)["samples"]
+
+
+def test_what_an_artifact_claims_to_compute_in_widens_no_tolerance(alone: Path, source: Path) -> None:
+    model = onnx.load(alone)
+    rng = np.random.default_rng(0)
+    for weight in model.graph.initializer:
+        array = onnx.numpy_helper.to_array(weight)
+        if array.dtype == np.float32 and array.size > 1:
+            moved = array * (1 + 0.1 * rng.standard_normal(array.shape)).astype(np.float32)
+            weight.CopyFrom(onnx.numpy_helper.from_array(moved, weight.name))
+    onnx.save(model, alone)
+    noted(alone, lambda note: note.update(precision="int4"))
+    found = failed(alone, against=source)["source"]
+    assert "6.1e-05 passes" in found
+
+
+def test_words_alone_verify_nothing(copied: Path) -> None:
+    report = json.loads((copied / "report.json").read_text())
+    for target in report["targets"]:
+        target.pop("sha256")
+    report["targets"] = [target for target in report["targets"] if target["kind"] == "torch"]
+    (copied / "report.json").write_text(json.dumps(report))
+    found = converter.verify(copied)
+    assert not found.failures
+    assert not found.passed
+    done = run(copied)
+    assert done.exit_code == 5
+    assert "nothing could be checked" in done.output
 
 
 @pytest.mark.parametrize("key", ["samples", "data"])
