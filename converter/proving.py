@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from converter.capacity import InParts, rows_that_fit
+from converter.capacity import InParts, expect_independent, rows_that_fit
 from converter.devices import Device
 from converter.dressing import Dressed
 from converter.editing import Edited
@@ -318,7 +318,7 @@ class Proof:
         """As many samples at once as the pieces take on this machine.
 
         Raises:
-            UsageError: the batch is fixed, or the samples are the user's own.
+            UsageError: the batch is fixed, samples depend on one another, or they are the user's own.
         """
         free = all(spec.shape and isinstance(spec.shape[0], str) for spec in self.made.inputs)
         if self.request.samples is not None or not free:
@@ -331,6 +331,7 @@ class Proof:
             (whole,) = _joined([draw(self.made.inputs, self.made.tables, seed)[-1] for seed in seeds])
             return {name: array[:rows] for name, array in whole.items()}
 
+        expect_independent(self._answering, feeds(max(BATCHES)), self._wanted)
         parts = InParts(self._answering)
 
         def run(rows: int) -> int:

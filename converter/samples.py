@@ -239,13 +239,14 @@ def read_samples(
     arrays = _by_input(path, specs, load_arrays(path, "samples"))
     for spec in specs:
         _check_values(path, spec, arrays[spec.name])
-    whole = {spec.name: arrays[spec.name].astype(spec.numpy_dtype) for spec in specs}
-    first = {name: array[:1] for name, array in whole.items()}
-    counts = {len(array) for array in whole.values()}
+    whole = {spec.name: _cast(path, spec, arrays[spec.name]) for spec in specs}
+    batched = [spec.name for spec in specs if spec.shape and isinstance(spec.shape[0], str)]
+    counts = {len(whole[name]) for name in batched}
     if len(counts) > 1:
         raise UsageError(f"samples {path}: inputs differ in their number of samples: {sorted(counts)}")
-    fixed = any(spec.shape and isinstance(spec.shape[0], int) for spec in specs)
-    return [whole] if fixed or counts == {1} else [first, whole]
+    if len(batched) < len(specs) or counts == {1}:
+        return [whole]
+    return [{name: array[:1] for name, array in whole.items()}, whole]
 
 
 def expect_samples(path: Path, specs: Sequence[TensorSpec]) -> None:
@@ -315,6 +316,16 @@ def _check(path: Path, spec: TensorSpec, array: Array | Header) -> None:
     kind, expected = array.dtype.kind, spec.numpy_dtype.kind
     if kind != expected and not (kind in "iuf" and expected in "fV"):
         raise UsageError(f"samples {path}: {spec.name} is {array.dtype}, expected {spec.dtype}")
+
+
+def _cast(path: Path, spec: TensorSpec, array: Array) -> Array:
+    """The array in the input's dtype, which has to hold its values."""
+    cast = array.astype(spec.numpy_dtype)
+    if cast.dtype.kind in "iu" and not np.array_equal(cast, array):
+        raise UsageError(f"samples {path}: {spec.name} has values that {spec.dtype} does not hold")
+    if cast.dtype.kind in "fV" and not np.isfinite(cast.astype(np.float64)).all():
+        raise UsageError(f"samples {path}: {spec.name} has values that are infinite in {spec.dtype}")
+    return cast
 
 
 def _check_values(path: Path, spec: TensorSpec, array: Array) -> None:

@@ -13,6 +13,7 @@ import torch
 import converter
 from converter import capacity, preflight
 from converter.errors import UsageError, ValidationError
+from fixtures.onnx_text import saved
 
 MEGABYTE = 10**6
 
@@ -48,6 +49,31 @@ def test_neither_more_than_is_of_use_nor_less_than_has_run(
 ) -> None:
     machine = Machine(monkeypatch, left=left, sample=MEGABYTE, answer=0)
     assert capacity.rows_that_fit(machine.run, on_cpu=True) == rows
+
+
+SEQUENCE = "g (float[T,1,4] x) => (float[T,1,1,3] y) { y = LSTM<hidden_size=3>(x, w, r) }"
+SCALAR = "g (float[N,4] x) => (float[N,4] y, float m) { y = Tanh(x) m = ReduceMean<keepdims=0>(y) }"
+WEIGHT = "g (float[N,4] x) => (float[N,3] y, float[4,3] w) { y = MatMul(x, w) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "shapes"),
+    [
+        (SEQUENCE, "y", {"w": (1, 12, 4), "r": (1, 12, 3)}),
+        (SCALAR, "m", {}),
+        (WEIGHT, "w", {"w": (4, 3)}),
+    ],
+    ids=["a sequence", "a mean of all", "a weight"],
+)
+def test_no_largest_batch_where_samples_depend_on_one_another(
+    tmp_path: Path, text: str, name: str, shapes: dict[str, tuple[int, ...]]
+) -> None:
+    rng = np.random.default_rng(0)
+    weights = {key: rng.normal(size=shape).astype("f4") for key, shape in shapes.items()}
+    cut = converter.load(saved(text, tmp_path, weights=weights)).cut()
+    cut.save(tmp_path / "out")
+    with pytest.raises(UsageError, match=f"^{name} of several samples is not that of each by itself"):
+        cut.save(tmp_path / "out", largest_batch=True)
 
 
 def device(memory: int) -> Callable[[int], int]:

@@ -161,6 +161,15 @@ def test_opset(model_file: Path, opset: int) -> None:
     onnx.checker.check_model(model, full_check=True)
 
 
+def test_a_file_whose_name_is_no_text(model_file: Path) -> None:
+    run("convert", model_file, "--to", "gap", "--output", "first")
+    path = Path(os.fsdecode(b"m\xff.onnx"))
+    shutil.copy("first/trunk.onnx", path)
+    run("convert", path, "--output", "second")
+    report = json.loads(Path("second/report.json").read_text(encoding="utf-8"))
+    assert ascii(report["source"]["name"]) == r"'m\udcff'"
+
+
 def test_legacy_h5(structure: Any, here: Path) -> None:
     structure("text_lstm").save("old.h5")
     assert run("convert", "old.h5", "--to", "lstm1").exit_code == 0

@@ -99,6 +99,31 @@ def test_headers_are_held_against_the_inputs(tmp_path: Path) -> None:
         expect_samples(tmp_path / "c.npz", [])
 
 
+@pytest.mark.parametrize(
+    ("array", "dtype", "words"),
+    [
+        (np.array([[2**33]]), "int32", "values that int32 does not hold"),
+        (np.array([[1e6]]), "float16", "values that are infinite in float16"),
+    ],
+)
+def test_values_that_the_input_cannot_hold(tmp_path: Path, array: Any, dtype: str, words: str) -> None:
+    np.savez(tmp_path / "a.npz", x=array)
+    with pytest.raises(UsageError, match=words):
+        read_samples(tmp_path / "a.npz", [TensorSpec("x", ("batch", 1), dtype)])
+
+
+def test_inputs_without_a_batch_stand_beside_those_with_one(tmp_path: Path) -> None:
+    arrays = {"x": np.ones((5, 4), "f4"), "s": np.float32(0.5), "t": np.ones(4, "f4")}
+    np.savez(tmp_path / "a.npz", **arrays)
+    specs = [
+        TensorSpec("x", ("batch", 4), "float32"),
+        TensorSpec("s", (), "float32"),
+        TensorSpec("t", (4,), "float32"),
+    ]
+    (batch,) = read_samples(tmp_path / "a.npz", specs)
+    assert {name: array.shape for name, array in batch.items()} == {"x": (5, 4), "s": (), "t": (4,)}
+
+
 def test_counts_must_agree(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", a=np.zeros((2, 3), "float32"), b=np.zeros((3, 3), "float32"))
     specs = [TensorSpec(n, ("batch", 3), "float32") for n in "ab"]

@@ -152,7 +152,7 @@ class Document:
 
     def as_json(self) -> str:
         """The report as text."""
-        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False) + "\n"
+        return _encodable(json.dumps(self.as_dict(), indent=2, ensure_ascii=False)) + "\n"
 
     def as_html(self) -> str:
         """The report as one page, which loads nothing: it can be kept beside the artifacts, or mailed."""
@@ -171,6 +171,11 @@ class Document:
             "bytes": sum(written) if written else None,
             **({"samples": self.samples[piece.role]} if piece.role in self.samples else {}),
         }
+
+
+def _encodable(text: str) -> str:
+    """The text with what UTF-8 has no bytes for spelled out: names of files may be any bytes."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _short(precision: Mapping[str, Any]) -> str:
@@ -246,7 +251,7 @@ def metadata(
     model, cut and seed shall give the same bytes. A file whose validation fails is never written.
     """
     changed = {} if edits is None else {k: v for k, v in edits.items() if k not in ("weights", "fit") and v}
-    return {
+    facts = {
         "converter.source": f"{info.kind}:{info.name}",
         "converter.weights": info.weights if info.trained else f"{info.weights} UNTRAINED",
         "converter.cut": json.dumps(cut, ensure_ascii=False),
@@ -258,3 +263,4 @@ def metadata(
         "converter.validation": proof,
         "converter.versions": json.dumps(versions),
     }
+    return {key: _encodable(text) for key, text in facts.items()}

@@ -58,7 +58,7 @@ def compare_variants(
         except SourceError as error:
             comparisons += [_refused(candidate, kind, error) for candidate in candidates]
             continue
-        responses: dict[str, float] | None = None
+        responses: dict[str, _Response] | None = None
         for comparison in found:
             made = dataclasses.replace(comparison, sample=kind)
             if comparison.problem == NOTHING:  # infinities and NaN are in the same places
@@ -66,26 +66,48 @@ def compare_variants(
             elif not comparison.passed and comparison.problem is None:
                 if responses is None:
                     responses = _responses(source, boundaries, feeds, move)
-                made = _conditioned(made, responses.get(comparison.output, 0.0))
+                made = _conditioned(made, responses.get(comparison.output, _Response()))
             comparisons.append(made)
     return tuple(comparisons)
 
 
-def _conditioned(comparison: Comparison, response: float) -> Comparison:
-    """The comparison with its tolerance times the condition, which of an answer of zeros is infinite."""
+@dataclasses.dataclass(slots=True)
+class _Response:
+    """How far an answer of the framework moves when its inputs move by a rounding.
+
+    Attributes:
+        rate: over how far the inputs do, of their range.
+        jump: in the answer's own units.
+    """
+
+    rate: float = 0.0
+    jump: float = 0.0
+
+
+def _conditioned(comparison: Comparison, response: _Response) -> Comparison:
+    """The comparison with its tolerance times the condition, which of an answer of zeros is infinite.
+
+    Where a model is discontinuous its condition has no bound. What is right is at most as large there as the
+    answers that were seen, and two such answers are at most twice that apart.
+    """
     scale = comparison.max_abs / comparison.scaled_error if math.isfinite(comparison.scaled_error) else 0.0
-    condition = max(1.0, response / scale) if scale > 0 else (math.inf if response > 0 else 1.0)
-    passed = comparison.max_abs <= comparison.tolerance * max(scale, response)
-    tolerance = comparison.tolerance * condition
-    return dataclasses.replace(comparison, tolerance=tolerance, passed=passed, condition=condition)
+    usual = comparison.tolerance * scale
+    allowed = max(usual, min(comparison.tolerance * response.rate, 2 * (scale + response.jump)))
+    condition = allowed / usual if usual > 0 else (math.inf if allowed > 0 else 1.0)
+    return dataclasses.replace(
+        comparison,
+        tolerance=comparison.tolerance * condition,
+        passed=comparison.max_abs <= allowed,
+        condition=condition,
+    )
 
 
 def _responses(
     source: Answering, boundaries: Sequence[Boundary], feeds: Feeds, move: Mover
-) -> dict[str, float]:
-    """How far each of the framework's answers moves, over how far its inputs do, of their range; by name."""
+) -> dict[str, _Response]:
+    """How far each of the framework's answers moves, by name."""
     own = source.run(feeds, boundaries)
-    found = {boundary.name: 0.0 for boundary in boundaries}
+    found = {boundary.name: _Response() for boundary in boundaries}
     for number in range(_MOVES):
         moved, size = move(feeds, number)
         if size == 0:
@@ -94,7 +116,9 @@ def _responses(
         for boundary in boundaries:
             a, b = answers[boundary.value], own[boundary.value]
             if isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and a.shape == b.shape:
-                found[boundary.name] = max(found[boundary.name], _change(a, b) / size)
+                response, change = found[boundary.name], _change(a, b)
+                response.rate = max(response.rate, change / size)
+                response.jump = max(response.jump, change)
     return found
 
 

@@ -139,6 +139,24 @@ def test_the_condition_is_no_excuse_for_a_wrong_model() -> None:
     assert not any(found[kind].passed for kind in ("normal", "highest", "large"))
 
 
+@pytest.mark.parametrize("wrong", [-400.0, 500.0])
+def test_a_discontinuity_does_not_let_anything_pass(wrong: float) -> None:
+    """The condition has no bound there: an answer must be like those that the framework jumps between."""
+
+    def threshold(image: Any) -> Any:
+        return (pooled(image) > 0).astype(np.float32)
+
+    def other_side(image: Any) -> Any:
+        return (pooled(image) >= 0).astype(np.float32)
+
+    def broken(image: Any) -> Any:
+        return np.where(pooled(image) == 0, np.float32(wrong), threshold(image))
+
+    found = held(Function(threshold), other_side)["zeros"]
+    assert (found.passed, found.max_abs) == (True, 1.0)
+    assert not held(Function(threshold), broken)["zeros"].passed
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_not_finite_on_both_sides_agrees(value: float) -> None:
     def broken(image: Any) -> Any:
