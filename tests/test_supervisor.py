@@ -313,6 +313,23 @@ def test_time_is_limited_even_where_c_holds_the_interpreter(run: Run, tmp_path: 
     assert not left_over(tmp_path)
 
 
+HANGS_AT_EXIT = """
+import atexit, sys, time
+from converter.supervision import limits
+from converter.supervision.supervisor import supervise
+def work():
+    limits.keep(None, "2s")
+    atexit.register(time.sleep, 600)
+    return 0
+sys.exit(supervise(work).code)
+"""
+
+
+def test_what_is_done_is_done_even_where_it_does_not_end() -> None:
+    command = [sys.executable, "-c", HANGS_AT_EXIT]
+    assert subprocess.run(command, cwd=ROOT, timeout=240, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("option", [("--memory-limit", "8XB"), ("--timeout", "0"), ("--timeout", "nan")])
 def test_limits_that_are_none_are_refused(run: Run, option: tuple[str, str]) -> None:
     done = run("exits", *option)

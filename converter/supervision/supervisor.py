@@ -253,9 +253,14 @@ class _Watch:
 
     def _excess(self) -> ConverterError | None:
         """What the child has too much of: time or memory."""
-        if self._timeout is not None and time.monotonic() - self._start > self._timeout:
+        late = self._timeout is not None and time.monotonic() - self._start > self._timeout
+        if self._done is not None:  # it only has to go yet
+            if late:
+                self._kill()
+            return None
+        if late and self._timeout is not None:
             return fate.over_time(self._stage, self._timeout, self._whereabouts(_DUMPED))
-        if not self._measures or self._done is not None:
+        if not self._measures:
             return None
         size = self._family.memory(sys.maxsize if self._limit is None else self._limit)
         if self._limit is not None and size > self._limit:
