@@ -107,13 +107,16 @@ class Proof:
         """The user's own inputs."""
         path, specs = self.request.samples, self.made.inputs
         assert path is not None
-        last = self.source.info.channels_last
+        how: dict[str, Any] = {
+            "channels_last": self.source.info.channels_last,
+            "known_as": {new: old for old, new in self.request.dress.renames.items()},
+        }
         if not self.request.dress.static:
-            return read_samples(path, specs, self._words(path), channels_last=last)
+            return read_samples(path, specs, self._words(path), **how)
         # Pieces of a fixed batch take any number of samples, in batches of theirs.
         sizes = {spec.shape[0] for spec in specs if spec.shape and isinstance(spec.shape[0], int)}
         free = [dataclasses.replace(spec, shape=("batch", *spec.shape[1:])) for spec in specs]
-        whole = read_samples(path, free, self._words(path), channels_last=last)[-1]
+        whole = read_samples(path, free, self._words(path), **how)[-1]
         size, count = max(sizes, default=1), count_of(whole)
         if count < size:
             raise UsageError(f"samples {path}: {count} samples, but a batch has {size}")

@@ -216,6 +216,7 @@ def read_samples(
     preprocess: Preprocess | None = None,
     *,
     channels_last: bool | None = None,
+    known_as: Mapping[str, str] | None = None,
 ) -> list[dict[str, Array]]:
     """The user's own inputs from `x.npz` (an array an input), `x.npy` or a folder of images (a lone input).
 
@@ -224,6 +225,7 @@ def read_samples(
         specs: the model's inputs.
         preprocess: what makes a float input of images; the arrays of a file are taken as they are.
         channels_last: where the source's framework has channels, for inputs of images that do not tell.
+        known_as: input → the name that its array may have instead, if all have theirs.
 
     Returns:
         All samples as one batch, and the first alone as another where the model takes any batch; images of
@@ -236,7 +238,7 @@ def read_samples(
     """
     if path.is_dir():
         return _read_folder(path, specs, preprocess, channels_last)
-    arrays = _by_input(path, specs, load_arrays(path, "samples"))
+    arrays = _by_input(path, specs, load_arrays(path, "samples"), known_as or {})
     for spec in specs:
         _check_values(path, spec, arrays[spec.name])
     whole = {spec.name: _cast(path, spec, arrays[spec.name]) for spec in specs}
@@ -265,14 +267,20 @@ def expect_samples(path: Path, specs: Sequence[TensorSpec]) -> None:
         return
     headers = headers_of(path, "samples")
     if specs:
-        _by_input(path, specs, headers)
+        _by_input(path, specs, headers, {})
 
 
 def _by_input(
-    path: Path, specs: Sequence[TensorSpec], arrays: Mapping[str, Array] | Mapping[str, Header]
+    path: Path,
+    specs: Sequence[TensorSpec],
+    arrays: Mapping[str, Array] | Mapping[str, Header],
+    known_as: Mapping[str, str],
 ) -> dict[str, Any]:
     """What a file has for each input; an array without a name is for a lone one."""
     found: dict[str, Any] = dict(arrays)
+    others = {spec.name: known_as.get(spec.name, spec.name) for spec in specs}
+    if not others.keys() <= found.keys() and set(others.values()) <= found.keys():
+        found = {name: found[other] for name, other in others.items()}
     if len(found) == len(specs) == 1 and next(iter(found)) in _UNNAMED:
         found = {specs[0].name: next(iter(found.values()))}
     for spec in specs:

@@ -88,6 +88,15 @@ def test_an_array_of_another_name_is_not_taken_for_the_input(tmp_path: Path) -> 
             read(tmp_path / "a.npz", [IMAGE])
 
 
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "c")], ids=["the source's", "the new ones"])
+def test_renamed_inputs_are_known_by_either_set_of_names(tmp_path: Path, names: tuple[str, str]) -> None:
+    np.savez(tmp_path / "a.npz", **{names[0]: np.ones((2, 3), "f4"), names[1]: np.zeros((2, 3), "f4")})
+    specs = [TensorSpec(name, ("batch", 3), "float32") for name in "bc"]
+    whole = read_samples(tmp_path / "a.npz", specs, known_as={"b": "a", "c": "b"})[-1]
+    assert whole["b"].all()
+    assert not whole["c"].any()
+
+
 def test_headers_are_held_against_the_inputs(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", image=np.zeros((4, 16, 16, 3), "float32"))
     expect_samples(tmp_path / "a.npz", [IMAGE])

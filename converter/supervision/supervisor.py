@@ -163,6 +163,8 @@ def _die_with(parent: int) -> None:
 def _stop(number: int, _: Any) -> None:
     """Unwind, once: a second signal, often the first one's echo, does not break off the cleaning up."""
     global _stopped_by
+    if _stopped_by:  # whoever had another handler has put this one back
+        return
     for other in _ENDING:
         signal.signal(other, signal.SIG_IGN)
     _stopped_by = number
