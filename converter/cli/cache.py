@@ -18,8 +18,11 @@ def cache(
 ) -> None:
     """Show the exports that are kept for later runs, or remove them.
 
-    CONVERTER_CACHE_DIR says where they are, CONVERTER_CACHE_MB how large they may grow together; what was
-    used longest ago goes first. No weights are kept.
+    CONVERTER_CACHE_DIR says where they are.
+
+    CONVERTER_CACHE_MB says how large they may grow together; what was used longest ago goes first.
+
+    No weights are kept.
     """
     from converter.report import cache_table
     from converter.sources.cache import Store

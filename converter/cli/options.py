@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -173,7 +174,11 @@ def _option(name: str, annotation: Any, default: Any) -> inspect.Parameter:
 
 
 def _declared(run: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
-    """A command whose options are these: typer reads them off its signature."""
+    """A command whose options are these: typer reads them off its signature.
+
+    Its help is in paragraphs without line breaks, which typer would keep, however wide the terminal is.
+    """
+    run.__doc__ = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(run.__doc__ or ""))
     named = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
     run.__annotations__ = {p.name: p.annotation for p in named} | {"return": None}
     run.__signature__ = inspect.Signature(named)  # type: ignore[attr-defined]
