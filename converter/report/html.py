@@ -214,26 +214,25 @@ def _layers(document: Document) -> Element | None:
     note = counted(total, "layer")
     note += f", {len(chart.layers):,} shown" if chart.left_out else ""
     tools = element("div", class_="tools", id="tools")
-    return section("layers", "Layers", _legend(chart, roles), tools, flow(chart, roles), note=note)
+    legend = _legend(chart, roles, drift=document.drift is not None)
+    return section("layers", "Layers", legend, tools, flow(chart, roles), note=note)
 
 
-def _legend(chart: Chart, roles: Iterable[str]) -> Element:
+def _legend(chart: Chart, roles: Iterable[str], *, drift: bool) -> Element:
     states = Counter(layer.state for layer in chart.layers)
-    made = element("p", class_="legend")
     names = list(roles)
-    if len(names) > 1:
-        for number, role in enumerate(names):
-            add(made, element("span", element("i", class_=f"swatch kept p{number}"), role))
-    elif states[KEPT]:
-        add(made, element("span", element("i", class_="swatch kept"), "kept"))
-    if states[CUT_AWAY]:
-        add(made, element("span", element("i", class_="swatch away"), "cut away"))
-    if states[PARTLY]:
-        add(made, element("span", element("i", class_="swatch partly"), "kept in part"))
-    if any(layer.frontier for layer in chart.layers):
-        add(made, element("span", element("i", class_="swatch frontier"), "where the cut is"))
-    if states[NEW]:
-        add(made, element("span", element("i", class_="swatch new"), "new"))
-    if states[DROPPED]:
-        add(made, element("span", element("i", class_="swatch dropped"), "taken out"))
+    marks = [(f"kept p{number}", role) for number, role in enumerate(names)]
+    if len(names) < 2:
+        marks = [("kept", "kept")] if states[KEPT] else []
+    words = {CUT_AWAY: ("away", "cut away"), PARTLY: ("partly", "kept in part")}
+    marks += [mark for state, mark in words.items() if states[state]]
+    marks += [("frontier", "where the cut is")] if any(layer.frontier for layer in chart.layers) else []
+    words = {NEW: ("new", "new"), DROPPED: ("dropped", "taken out")}
+    marks += [mark for state, mark in words.items() if states[state]]
+    made = element("p", class_="legend")
+    for kind, label in marks:
+        add(made, element("span", element("i", class_=f"swatch {kind}"), label))
+    if any(layer.error is not None for layer in chart.layers):
+        whose = "of scale, in the whole model before it was cut" if drift else "of scale"
+        add(made, element("span", element("span", "1e-07", class_="error fine"), f"error {whose}"))
     return made
