@@ -202,8 +202,10 @@ def _claimed(make: Callable[[], tuple[int, Path]]) -> tuple[int, Path]:
 
 
 def _folder(parent: Path, prefix: str) -> tuple[int, Path]:
-    path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
-    return os.open(path, os.O_RDONLY | os.O_DIRECTORY), path
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        with contextlib.suppress(FileNotFoundError):  # another process has swept it already
+            return os.open(path, os.O_RDONLY | os.O_DIRECTORY), path
 
 
 def _abandoned(handle: int) -> bool:
