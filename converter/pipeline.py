@@ -26,7 +26,7 @@ from converter.report import Document, Timings, metadata
 from converter.report.chart import Chart
 from converter.request import DEFAULT_OPSET, WORDS_OPSET, Pieces, Request
 from converter.samples import expect_samples, vocabularies
-from converter.sources import versions_of
+from converter.sources import unchanging, versions_of
 from converter.supervision import channel
 from converter.surgery import Frontier, cut, frontier, legal_cuts, select
 from converter.targets import TARGETS, expect_writable, staged
@@ -79,20 +79,13 @@ def changed(source: Source, request: Request, progress: Progress, timings: Timin
         return edit(source, request.changes, seed=request.seed, trust=request.trust)
 
 
-@contextlib.contextmanager
-def _unchanging(source: Source) -> Iterator[None]:
+def _unchanging(source: Source) -> contextlib.AbstractContextManager[None]:
     """Make sure that the file that a source goes on reading from stays as it was, whatever comes of it.
 
     Raises:
         SourceError: it was changed.
     """
-    expect = getattr(source, "expect_unchanged", lambda: None)  # of sources that were not read as a whole
-    try:
-        yield
-    except Exception:
-        expect()  # or else that is what went wrong
-        raise
-    expect()
+    return unchanging(getattr(source, "expect_unchanged", lambda: None))  # of what was not read as a whole
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from converter.report.chart import Chart
 from converter.report.sizes import counted
 from converter.supervision import channel
 
-__all__ = ["Document", "Timings", "layers_as_json", "metadata", "plan_as_json", "role_of"]
+__all__ = ["Document", "Timings", "finite", "layers_as_json", "metadata", "plan_as_json", "role_of"]
 
 
 class Timings:
@@ -147,7 +147,7 @@ class Document:
             document["layers"] = self.chart.as_dict()
         if self.drift is not None:
             document["drift"] = dict(self.drift)
-        plain: dict[str, Any] = _finite(document)
+        plain: dict[str, Any] = finite(document)
         return plain
 
     def as_json(self) -> str:
@@ -188,11 +188,12 @@ def _spec(spec: TensorSpec) -> dict[str, Any]:
     return {"name": spec.name, "shape": list(spec.shape), "dtype": spec.dtype}
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON-ready values: infinities and NaN, which JSON has no words for, become strings."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
     return value

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -219,19 +218,22 @@ def _layers(document: Document) -> Element | None:
 
 
 def _legend(chart: Chart, roles: Iterable[str], *, drift: bool) -> Element:
-    states = Counter(layer.state for layer in chart.layers)
+    states = {layer.state for layer in chart.layers}
     names = list(roles)
-    marks = [(f"kept p{number}", role) for number, role in enumerate(names)]
-    if len(names) < 2:
-        marks = [("kept", "kept")] if states[KEPT] else []
-    words = {CUT_AWAY: ("away", "cut away"), PARTLY: ("partly", "kept in part")}
-    marks += [mark for state, mark in words.items() if states[state]]
-    marks += [("frontier", "where the cut is")] if any(layer.frontier for layer in chart.layers) else []
-    words = {NEW: ("new", "new"), DROPPED: ("dropped", "taken out")}
-    marks += [mark for state, mark in words.items() if states[state]]
+    several = len(names) > 1
+    marks = [
+        *((several, f"kept p{number}", role) for number, role in enumerate(names)),
+        (not several and KEPT in states, "kept", "kept"),
+        (CUT_AWAY in states, "away", "cut away"),
+        (PARTLY in states, "partly", "kept in part"),
+        (any(layer.frontier for layer in chart.layers), "frontier", "where the cut is"),
+        (NEW in states, "new", "new"),
+        (DROPPED in states, "dropped", "taken out"),
+    ]
     made = element("p", class_="legend")
-    for kind, label in marks:
-        add(made, element("span", element("i", class_=f"swatch {kind}"), label))
+    for there, kind, label in marks:
+        if there:
+            add(made, element("span", element("i", class_=f"swatch {kind}"), label))
     if any(layer.error is not None for layer in chart.layers):
         whose = "of scale, in the whole model before it was cut" if drift else "of scale"
         add(made, element("span", element("span", "1e-07", class_="error fine"), f"error {whose}"))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 from rich.console import Console
 
+from converter.report.document import finite
 from converter.report.terminal import print_table
 
 __all__ = ["verified_as_json", "verified_table"]
@@ -62,12 +62,8 @@ def verified_as_json(verification: Any) -> dict[str, Any]:
         ],
         "checks": [dataclasses.asdict(check) for check in verification.checks],
         "samples": [
-            {"artifact": name, **_finite(dataclasses.asdict(match)), "passed": match.passed}
+            {"artifact": name, **finite(dataclasses.asdict(match)), "passed": match.passed}
             for name, match in verification.matches
         ],
-        "comparisons": [_finite(dataclasses.asdict(c)) for c in verification.comparisons],
+        "comparisons": [finite(dataclasses.asdict(c)) for c in verification.comparisons],
     }
-
-
-def _finite(facts: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, float) and not math.isfinite(v) else v for k, v in facts.items()}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from converter.errors import SourceError
 from converter.onnxfile.disk import State, state_of
 
-__all__ = ["steady"]
+__all__ = ["steady", "unchanging"]
 
 
 @contextlib.contextmanager
@@ -29,10 +29,21 @@ def steady(paths: Sequence[Path]) -> Iterator[None]:
                     f"{path} was changed while it was read", hint="run again when it is written"
                 )
 
+    with unchanging(expect):
+        yield
+
+
+@contextlib.contextmanager
+def unchanging(expect: Callable[[], None]) -> Iterator[None]:
+    """Ask whether all is as it was when the block ends, and when it fails: a change is what went wrong then.
+
+    Args:
+        expect: raises where something was changed.
+    """
     try:
         yield
     except Exception:
-        expect()  # or else that is what went wrong
+        expect()
         raise
     expect()
 

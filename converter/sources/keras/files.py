@@ -18,6 +18,7 @@ from typing import Any
 
 from converter.errors import SourceError
 from converter.onnxfile import memory_limit
+from converter.sources.configs import dictionaries
 from converter.sources.keras import backend
 from converter.sources.keras.applications import fresh_names
 from converter.sources.keras.declared import bounded_memory, check_arrays, read_config
@@ -109,7 +110,7 @@ def _refuse_large(path: Path, model: Any) -> None:
 
 def _check_settings(path: Path, config: Any, declared: int) -> None:
     """Refuse layers that read files, and layers of more weights than the file declares bytes."""
-    for item in _dictionaries(config):
+    for item in dictionaries(config):
         for key in _FILES:
             if isinstance(item.get(key), str):
                 raise SourceError(
@@ -120,18 +121,6 @@ def _check_settings(path: Path, config: Any, declared: int) -> None:
                 raise SourceError(
                     f"{path.name}: a layer has {key} {item[key]:,}, its weights have {declared:,} bytes"
                 )
-
-
-def _dictionaries(config: Any) -> Iterator[dict[str, Any]]:
-    """Every dictionary in a config."""
-    stack = [config]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            yield item
-            stack.extend(item.values())
 
 
 # ---------------------------------------------------------------- the allowlist
@@ -168,7 +157,7 @@ def _allowed_functions() -> frozenset[str]:
 def _foreign(config: Any) -> Iterator[str]:
     """Names in a config that are not Keras's own classes or activation functions."""
     root = {key: config.get(key) for key in ("class_name", "module", "registered_name")}
-    for item in (*_dictionaries(config.get("config")), root):
+    for item in (*dictionaries(config.get("config")), root):
         name = item.get("class_name")
         if name is not None and not (isinstance(name, str) and _is_keras_own(item, name)):
             module = item.get("module")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import SourceError
+from converter.sources.configs import dictionaries
 
 __all__ = ["check_folder"]
 
@@ -59,13 +60,7 @@ def _check_index(path: Path) -> None:
 
 
 def _check_layers(path: Path, config: Any) -> None:
-    stack = [config]
-    while stack:
-        item = stack.pop()
-        if isinstance(item, list):
-            stack.extend(item)
-        elif isinstance(item, dict):
-            stack.extend(item.values())
-            for key, value in item.items():
-                if "layers" in key and isinstance(value, (int, float)) and value > _MOST_LAYERS:
-                    raise SourceError(f"{path}: {key} is {value:,}, at most {_MOST_LAYERS:,} are built")
+    for item in dictionaries(config):
+        for key, value in item.items():
+            if "layers" in key and isinstance(value, (int, float)) and value > _MOST_LAYERS:
+                raise SourceError(f"{path}: {key} is {value:,}, at most {_MOST_LAYERS:,} are built")
